@@ -1,0 +1,236 @@
+// Command mpack packs machine-learning models and corpora as OCI artifacts,
+// signs them, and moves them to and from any container registry.
+//
+// Each command is one file: it turns flags into one call of package oci or
+// signing and prints what came of it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"mpack/layout"
+	"mpack/layout/tree"
+	"mpack/oci"
+)
+
+// Exit codes, part of the interface.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitAuth        = 4
+	exitVerify      = 5
+	exitInterrupted = 130
+)
+
+// version is set when a release is built.
+var version = ""
+
+func main() {
+	// A pipeline of pooled buffers makes little garbage; this keeps what it makes from doubling the heap.
+	debug.SetGCPercent(50)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second Ctrl-C ends the process at once
+	}()
+	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run runs one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	app := newApp()
+	app.Reader, app.Writer, app.ErrWriter = stdin, stdout, stderr
+	err := app.RunContext(ctx, reorder(app, args))
+	if err == nil {
+		return exitOK
+	}
+	code := exitCode(ctx, err)
+	if code == exitInterrupted {
+		fmt.Fprintln(stderr, "mpack: interrupted; run the same command again to go on from here")
+		return code
+	}
+	fmt.Fprintln(stderr, "mpack: "+oneLine(err))
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintln(stderr, "  "+hint)
+	}
+	return code
+}
+
+func newApp() *cli.App {
+	app := &cli.App{
+		Name:                 "mpack",
+		Usage:                "models and corpora as signed OCI artifacts, in the registry you already run",
+		Version:              buildVersion(),
+		HideVersion:          true,
+		EnableBashCompletion: true,
+		Description: `A reference is REGISTRY/REPOSITORY:TAG, REGISTRY/REPOSITORY@sha256:…,
+oci:DIR:TAG (an OCI image layout, no server needed) or oci-archive:FILE:TAG.
+
+Examples:
+  mpack push registry.example.com/team/model:v3 ./model
+  mpack pull registry.example.com/team/model:v3 -o ./model
+  mpack inspect registry.example.com/team/model:v3
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 authentication,
+5 verification failed, 130 interrupted.`,
+		Commands: []*cli.Command{
+			pushCommand(), pullCommand(),
+			inspectCommand(), lsCommand(), catCommand(), diffCommand(),
+			copyCommand(), tagCommand(), tagsCommand(), rmCommand(),
+			loginCommand(), logoutCommand(),
+			serveCommand(), demoCommand(), versionCommand(), completionCommand(),
+		},
+		ExitErrHandler: func(*cli.Context, error) {}, // run decides
+		OnUsageError:   usageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("no such command: %s; mpack --help lists them", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	for _, cmd := range app.Commands {
+		setUsageError(cmd)
+	}
+	return app
+}
+
+func setUsageError(cmd *cli.Command) {
+	cmd.OnUsageError = usageError
+	for _, sub := range cmd.Subcommands {
+		setUsageError(sub)
+	}
+}
+
+// errUsage is a command line that cannot be understood.
+type errUsage struct{ error }
+
+func usagef(format string, args ...any) error { return errUsage{fmt.Errorf(format, args...)} }
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	return errUsage{fmt.Errorf("%w; mpack %s--help shows how", err, strings.TrimLeft(c.Command.Name+" ", " "))}
+}
+
+// exitCode maps an error to the exit code that scripts decide on.
+func exitCode(ctx context.Context, err error) int {
+	var usage errUsage
+	switch {
+	case errors.As(err, &usage), errors.Is(err, oci.ErrReference):
+		return exitUsage
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.Is(err, layout.ErrCorrupt), errors.Is(err, oci.ErrCorrupt):
+		return exitVerify
+	case oci.IsAuth(err):
+		return exitAuth
+	case errors.Is(err, oci.ErrNotFound), errors.Is(err, layout.ErrNotThere):
+		return exitNotFound
+	}
+	return exitFailure
+}
+
+// hintFor says what to do next where that is known.
+func hintFor(err error) string {
+	var dns *net.DNSError
+	switch {
+	case oci.IsAuth(err):
+		return "log in with mpack login REGISTRY, or pass -u and --password-stdin; if you are logged in, the account may lack the right"
+	case errors.Is(err, syscall.ENOSPC):
+		return "the disk is full; free room and run the same command again, what has arrived is kept"
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
+		return "check that the directory can be written by this user"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there; check the registry's host name and port"
+	case errors.As(err, &dns):
+		return "check the registry's host name; a local layout is written oci:DIR:TAG"
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return "the registry speaks plain HTTP: pass --plain-http"
+	case strings.Contains(err.Error(), "certificate signed by unknown authority"):
+		return "pass --ca-file with the registry's CA certificate"
+	case errors.Is(err, tree.ErrChanged):
+		return "something writes to the directory; pack it again when that is done"
+	case errors.Is(err, tree.ErrBusy):
+		return "another mpack pull writes there; wait for it to end"
+	case errors.Is(err, oci.ErrNotFound):
+		return "mpack tags REPOSITORY lists what there is"
+	}
+	return ""
+}
+
+// oneLine keeps an error to one line, as a registry's page may hold any.
+func oneLine(err error) string {
+	s := strings.Join(strings.Fields(err.Error()), " ")
+	if len(s) > 2000 {
+		s = s[:2000] + "…"
+	}
+	return s
+}
+
+// reorder moves flags before arguments, so that both `pull REF -o DIR` and
+// `pull -o DIR REF` are understood. What follows "--" stays as it is.
+func reorder(app *cli.App, args []string) []string {
+	cmds, flags := app.Commands, app.Flags
+	i := 1
+	for i < len(args) {
+		var next *cli.Command
+		for _, c := range cmds {
+			if c.HasName(args[i]) {
+				next = c
+			}
+		}
+		if next == nil {
+			break
+		}
+		cmds, flags = next.Subcommands, next.Flags
+		i++
+	}
+	out, rest := append([]string{}, args[:i]...), []string{}
+	for ; i < len(args); i++ {
+		a := args[i]
+		if a == "--" {
+			rest = append(rest, args[i+1:]...)
+			break
+		}
+		if len(a) < 2 || a[0] != '-' {
+			rest = append(rest, a)
+			continue
+		}
+		out = append(out, a)
+		if name := strings.TrimLeft(a, "-"); !strings.Contains(a, "=") && takesValue(flags, name) && i+1 < len(args) {
+			i++
+			out = append(out, args[i])
+		}
+	}
+	if len(rest) > 0 {
+		out = append(append(out, "--"), rest...)
+	}
+	return out
+}
+
+func takesValue(flags []cli.Flag, name string) bool {
+	for _, f := range flags {
+		for _, n := range f.Names() {
+			if n == name {
+				_, isBool := f.(*cli.BoolFlag)
+				return !isBool
+			}
+		}
+	}
+	return false
+}

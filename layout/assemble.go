@@ -1,0 +1,706 @@
+package layout
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mpack/layout/chunk"
+	"mpack/layout/frame"
+	"mpack/layout/tree"
+)
+
+// Fetch opens length bytes of a layer from offset on. A source that cannot
+// serve a part may return the whole layer from its start, and says so.
+type Fetch func(ctx context.Context, layer int, offset, length int64) (body io.ReadCloser, whole bool, err error)
+
+// AssembleOptions are how a tree is put together. The zero value is good.
+type AssembleOptions struct {
+	Select   func(path string) bool // which files; nil: all
+	Seeds    []*tree.Tree           // where chunks may lie already, beside the destination itself
+	Workers  int                    // layers fetched and decoded at once; 0: 4, at least one a CPU
+	Progress Progress
+}
+
+// Assembled is what Assemble did.
+type Assembled struct {
+	Files   int   // regular files written
+	Kept    int   // regular files that were right already
+	Fetched int64 // encoded bytes that chunks came from
+	Local   int64 // raw bytes found in the destination and the seeds
+}
+
+// Assemble makes the directory of w hold the files of the index. Files that
+// are right already stay untouched; of the others, chunks come from what was
+// fetched before an interruption, then from the old files and the seeds, then
+// through fetch. Every chunk is checked by its SHA-256 before it is written
+// and every file as a whole before it gets its name. Files in the directory
+// that the index does not know are left alone.
+//
+// It holds at most 2 MiB a worker, whatever the artifact's size.
+func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fetch Fetch, o AssembleOptions) (*Assembled, error) {
+	if o.Workers <= 0 {
+		o.Workers = max(4, runtime.GOMAXPROCS(0))
+	}
+	a := &assembly{ix: ix, layers: layers, w: w, fetch: fetch, opts: o}
+	a.plan()
+	for _, step := range []func(context.Context) error{a.keep, a.resume, a.seed, a.fetchAll, a.rest} {
+		if err := step(ctx); err != nil {
+			a.closeAll()
+			return nil, err
+		}
+	}
+	return &a.result, nil
+}
+
+type assembly struct {
+	ix     *Index
+	layers []Layer
+	w      *tree.Writer
+	fetch  Fetch
+	opts   AssembleOptions
+	result Assembled
+
+	targets []*target // selected regular files, in stream order
+	starts  []int64   // of each chunk in the stream
+
+	mu      sync.Mutex
+	fetched atomic.Int64
+	local   atomic.Int64
+}
+
+// target is a regular file to be written.
+type target struct {
+	*File
+	start       int64 // in the stream
+	first, last int   // chunks it lies in, last exclusive
+	key         string
+	right       bool // is there already
+
+	mu      sync.Mutex
+	f       *os.File // of a large file, while it is being written
+	have    []bool   // chunks whose bytes are in the part, from first
+	missing atomic.Int32
+
+	sumMu sync.Mutex
+	sum   hash.Hash // of the chunks before next
+	next  int       // from first
+}
+
+// plan lists the files and where they lie in the stream.
+func (a *assembly) plan() {
+	a.starts = make([]int64, len(a.ix.Chunks)+1)
+	for i := range a.ix.Chunks {
+		a.starts[i+1] = a.starts[i] + int64(a.ix.Chunks[i].Size)
+	}
+	var pos int64
+	var files, bytes int64
+	for i := range a.ix.Files {
+		f := &a.ix.Files[i]
+		if !f.Regular() {
+			continue
+		}
+		start := pos
+		pos += f.Size
+		if a.opts.Select != nil && !a.opts.Select(f.Path) {
+			continue
+		}
+		t := &target{File: f, start: start, key: partKey(f)}
+		if f.Size > 0 {
+			t.first = sort.Search(len(a.ix.Chunks), func(i int) bool { return a.starts[i+1] > start })
+			t.last = sort.Search(len(a.ix.Chunks), func(i int) bool { return a.starts[i] >= pos })
+		}
+		a.targets = append(a.targets, t)
+		files++
+		bytes += f.Size
+	}
+	a.opts.Progress.add(Delta{TotalFiles: files, TotalBytes: bytes})
+}
+
+// partKey names the work file of a file: by path, so that two files with one
+// content do not share it, and by content, so that another version does not.
+func partKey(f *File) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s", f.Path, f.SHA256)
+	return Hash(h.Sum(nil)).String()[:40]
+}
+
+// keep finds the files that are right already.
+func (a *assembly) keep(ctx context.Context) error {
+	return a.each(ctx, a.targets, func(ctx context.Context, t *target) error {
+		f, fi, err := a.w.Existing(t.Path)
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return fmt.Errorf("%s: %w", t.Path, err)
+		}
+		defer f.Close()
+		if fi.Size() != t.Size {
+			return nil
+		}
+		h := sha256.New()
+		if _, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, f}, make([]byte, 256<<10)); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return nil // what cannot be read is replaced
+		}
+		if Hash(h.Sum(nil)) != t.SHA256 {
+			return nil
+		}
+		if err := a.w.SetExec(t.Path, t.Mode == ModeExec); err != nil {
+			return err
+		}
+		t.right = true
+		a.mu.Lock()
+		a.result.Kept++
+		a.mu.Unlock()
+		a.opts.Progress.add(Delta{Files: 1, Bytes: t.Size, Deduped: t.Size})
+		return nil
+	})
+}
+
+// onlyWriter and onlyReader keep io.Copy from finding a shortcut past the
+// buffer; the reader also ends with its context.
+type onlyWriter struct{ io.Writer }
+
+type onlyReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r onlyReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// each calls do for every target from as many goroutines as there are workers.
+func (a *assembly) each(ctx context.Context, ts []*target, do func(context.Context, *target) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(a.opts.Workers)
+	for _, t := range ts {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return do(gctx, t) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// missing returns the targets that are not right yet.
+func (a *assembly) missing() []*target {
+	var ts []*target
+	for _, t := range a.targets {
+		if !t.right {
+			ts = append(ts, t)
+		}
+	}
+	return ts
+}
+
+// resume makes the work files and finds what an interrupted run left in them.
+func (a *assembly) resume(ctx context.Context) error {
+	ts := a.missing()
+	for _, t := range ts {
+		t.have = make([]bool, t.last-t.first)
+		t.missing.Store(int32(t.last - t.first))
+		t.sum = sha256.New()
+	}
+	return a.each(ctx, ts, func(ctx context.Context, t *target) error {
+		if t.Size < ownRun {
+			return nil // small files are made when their bytes are there
+		}
+		f, resumed, err := a.w.Part(t.key, t.Size)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Path, err)
+		}
+		t.f = f
+		if !resumed {
+			return nil
+		}
+		buf := make([]byte, chunk.Max)
+		for i := t.first; i < t.last; i++ {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			c := &a.ix.Chunks[i]
+			off := a.starts[i] - t.start
+			if off < 0 || off+int64(c.Size) > t.Size {
+				continue
+			}
+			if _, err := f.ReadAt(buf[:c.Size], off); err != nil {
+				break
+			}
+			if sha256.Sum256(buf[:c.Size]) == c.SHA256 {
+				t.have[i-t.first] = true
+				t.missing.Add(-1)
+				a.local.Add(int64(c.Size))
+				a.opts.Progress.add(Delta{Bytes: int64(c.Size), Deduped: int64(c.Size)})
+			}
+		}
+		if t.missing.Load() == 0 {
+			return a.complete(t)
+		}
+		return nil
+	})
+}
+
+// want is a chunk that is still missing and the occurrences of it in the stream.
+type wants map[Hash][]int
+
+// wanted lists the missing chunks.
+func (a *assembly) wanted() wants {
+	w := wants{}
+	prev := -1
+	for _, t := range a.missing() {
+		for i := t.first; i < t.last; i++ {
+			if i == prev || t.have[i-t.first] {
+				continue // a chunk that two files share is listed once
+			}
+			prev = i
+			sum := a.ix.Chunks[i].SHA256
+			w[sum] = append(w[sum], i)
+		}
+	}
+	return w
+}
+
+// seed takes what the old files of the destination and the seeds hold. It is
+// done before the first file is replaced.
+func (a *assembly) seed(ctx context.Context) error {
+	w := a.wanted()
+	if len(w) == 0 {
+		return nil
+	}
+	var old []source
+	for _, t := range a.targets {
+		f, fi, err := a.w.Existing(t.Path)
+		if err != nil {
+			continue
+		}
+		f.Close()
+		old = append(old, source{path: t.Path, size: fi.Size(), open: func() (*os.File, error) {
+			f, _, err := a.w.Existing(t.Path)
+			return f, err
+		}})
+	}
+	all := [][]source{old}
+	for _, s := range a.opts.Seeds {
+		all = append(all, sourcesOf(s))
+	}
+	var done []*target
+	for _, sources := range all {
+		if len(sources) == 0 || len(w) == 0 {
+			continue
+		}
+		_, chunks, err := scan(ctx, sources, nil)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			continue // a seed that cannot be read saves nothing; it harms nothing either
+		}
+		r := newStreamReader(sources)
+		buf := make([]byte, chunk.Max)
+		var pos int64
+		for _, c := range chunks {
+			at := pos
+			pos += int64(c.Size)
+			places, ok := w[c.SHA256]
+			if !ok {
+				continue
+			}
+			if ctx.Err() != nil {
+				r.Close()
+				return context.Cause(ctx)
+			}
+			b := buf[:c.Size]
+			if _, err := r.read(b, at); err != nil || sha256.Sum256(b) != c.SHA256 {
+				continue
+			}
+			delete(w, c.SHA256)
+			for _, i := range places {
+				full, err := a.write(i, b)
+				if err != nil {
+					r.Close()
+					return err
+				}
+				done = append(done, full...)
+			}
+			n := int64(c.Size) * int64(len(places))
+			a.local.Add(n)
+			a.opts.Progress.add(Delta{Bytes: n, Deduped: n})
+		}
+		r.Close()
+	}
+	return a.each(ctx, done, func(_ context.Context, t *target) error { return a.complete(t) })
+}
+
+// write writes the bytes of chunk number i into every file that it belongs
+// to, and returns those that have all their bytes now.
+func (a *assembly) write(i int, b []byte) (full []*target, err error) {
+	start, end := a.starts[i], a.starts[i+1]
+	k := sort.Search(len(a.targets), func(k int) bool { return a.targets[k].start+a.targets[k].Size > start })
+	for ; k < len(a.targets) && a.targets[k].start < end; k++ {
+		t := a.targets[k]
+		if t.right || t.Size == 0 {
+			continue
+		}
+		from, to := max(start, t.start), min(end, t.start+t.Size)
+		if err := a.writePart(t, b[from-start:to-start], from-t.start); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Path, err)
+		}
+		t.mu.Lock()
+		had := t.have[i-t.first]
+		t.have[i-t.first] = true
+		t.mu.Unlock()
+		if t.Size >= ownRun && t.sumMu.TryLock() {
+			err := t.advance(a, i, b[from-start:to-start])
+			t.sumMu.Unlock()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", t.Path, err)
+			}
+		}
+		if !had && t.missing.Add(-1) == 0 {
+			full = append(full, t)
+		}
+	}
+	return full, nil
+}
+
+func (a *assembly) writePart(t *target, b []byte, off int64) error {
+	if t.f != nil {
+		_, err := t.f.WriteAt(b, off)
+		return err
+	}
+	f, _, err := a.w.Part(t.key, t.Size)
+	if err != nil {
+		return err
+	}
+	if t.last-t.first == 1 {
+		t.f = f // all its bytes are in this one chunk: complete takes it from here
+	} else {
+		defer f.Close()
+	}
+	_, err = f.WriteAt(b, off)
+	return err
+}
+
+// advance hashes the bytes of a file that are there without a gap, so that
+// little is left to be read when the last chunk has come. b is what was just
+// written of chunk number just; sumMu is held.
+func (t *target) advance(a *assembly, just int, b []byte) error {
+	var buf []byte
+	for ; t.first+t.next < t.last; t.next++ {
+		i := t.first + t.next
+		if i == just {
+			t.sum.Write(b)
+			continue
+		}
+		t.mu.Lock()
+		ok := t.have[t.next]
+		t.mu.Unlock()
+		if !ok {
+			return nil
+		}
+		if buf == nil {
+			buf = hashBufs.Get().([]byte)
+			defer hashBufs.Put(buf) //nolint:staticcheck // a slice header a megabyte is nothing
+		}
+		from, to := max(a.starts[i], t.start), min(a.starts[i+1], t.start+t.Size)
+		if _, err := t.f.ReadAt(buf[:to-from], from-t.start); err != nil {
+			return err
+		}
+		t.sum.Write(buf[:to-from])
+	}
+	return nil
+}
+
+var hashBufs = sync.Pool{New: func() any { return make([]byte, chunk.Max) }}
+
+// complete checks a file whose bytes are all there and gives it its name.
+func (a *assembly) complete(t *target) error {
+	if t.f == nil {
+		f, _, err := a.w.Part(t.key, t.Size)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Path, err)
+		}
+		t.f = f
+	}
+	sameAsChunk := t.last-t.first == 1 && a.ix.Chunks[t.first].SHA256 == t.SHA256 && int64(a.ix.Chunks[t.first].Size) == t.Size
+	if !sameAsChunk {
+		t.sumMu.Lock()
+		err := t.advance(a, -1, nil)
+		t.sumMu.Unlock()
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Path, err)
+		}
+	}
+	if !sameAsChunk && Hash(t.sum.Sum(nil)) != t.SHA256 {
+		t.f.Close()
+		t.f = nil
+		a.w.Remove(t.key)
+		return fmt.Errorf("%s: %w: its chunks do not make the SHA-256 that the index states", t.Path, ErrCorrupt)
+	}
+	f := t.f
+	t.f = nil
+	if err := a.w.Commit(f, t.key, t.Path, t.Mode == ModeExec); err != nil {
+		return fmt.Errorf("%s: %w", t.Path, err)
+	}
+	t.right = true
+	a.mu.Lock()
+	a.result.Files++
+	a.mu.Unlock()
+	a.opts.Progress.add(Delta{Files: 1})
+	return nil
+}
+
+// closeAll lets the work files go; what is in them serves the next run.
+func (a *assembly) closeAll() {
+	for _, t := range a.targets {
+		if t.f != nil {
+			t.f.Close()
+		}
+	}
+}
+
+// mergeGap is how many unwanted bytes are fetched rather than asking again.
+const mergeGap = 128 << 10
+
+// piece is a wanted chunk in a layer.
+type piece struct {
+	Chunk
+	places []int // where in the stream
+}
+
+// fetchAll gets the chunks that are nowhere on this machine.
+func (a *assembly) fetchAll(ctx context.Context) error {
+	byLayer := map[int32][]piece{}
+	var order []int32
+	for sum, places := range a.wanted() {
+		c := a.ix.Chunks[places[0]]
+		c.SHA256 = sum
+		byLayer[c.Layer] = append(byLayer[c.Layer], piece{c, places})
+	}
+	for l, ps := range byLayer {
+		sort.Slice(ps, func(i, j int) bool { return ps[i].Offset < ps[j].Offset })
+		order = append(order, l)
+	}
+	sort.Slice(order, func(i, j int) bool { return order[i] < order[j] })
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(a.opts.Workers)
+	pool := sync.Pool{New: func() any { return newFetcher(a) }}
+	for _, l := range order {
+		if gctx.Err() != nil {
+			break
+		}
+		ps := byLayer[l]
+		g.Go(func() error {
+			f := pool.Get().(*fetcher)
+			defer pool.Put(f)
+			if err := f.layer(gctx, int(l), ps); err != nil {
+				return fmt.Errorf("layer sha256:%s: %w", a.layers[l].Digest, err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	a.result.Fetched, a.result.Local = a.fetched.Load(), a.local.Load()
+	if err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// fetcher fetches layers, one at a time.
+type fetcher struct {
+	a        *assembly
+	dec      *frame.Decoder
+	enc, raw []byte
+}
+
+func newFetcher(a *assembly) *fetcher {
+	d, err := frame.NewDecoder()
+	if err != nil {
+		panic(err) // its options are constants
+	}
+	return &fetcher{a: a, dec: d, enc: make([]byte, frame.Bound(chunk.Max)), raw: make([]byte, chunk.Max)}
+}
+
+// tries is how often a transfer is begun again without a chunk gained.
+const tries = 4
+
+// layer fetches the wanted pieces of one layer, in order of their offsets.
+func (f *fetcher) layer(ctx context.Context, l int, ps []piece) error {
+	// A layer of which nearly all is wanted comes as a whole: one request, and a cache can serve it.
+	var want int64
+	for _, p := range ps {
+		want += int64(p.Length)
+	}
+	gap := int64(mergeGap)
+	if want*8 >= f.a.layers[l].Size*7 {
+		gap = f.a.layers[l].Size
+	}
+	for failed := 0; len(ps) > 0; {
+		n := run(ps, gap)
+		done, err := f.pieces(ctx, l, ps[:n], ps)
+		ps = ps[done:]
+		if err == nil {
+			failed = 0
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var local *localError
+		if done > 0 {
+			failed = 0
+		}
+		if failed++; failed >= tries || errors.As(err, &local) || !retryable(err) {
+			return err
+		}
+		f.a.opts.Progress.add(Delta{Retries: 1})
+		select {
+		case <-time.After(time.Duration(failed*failed) * 200 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// localError is a failure of this machine's disk, which no retry mends.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// retryable reports whether a transfer that failed may succeed when begun
+// again: any but those whose source says that it will not.
+func retryable(err error) bool {
+	var final interface{ Temporary() bool }
+	return !errors.As(err, &final) || final.Temporary()
+}
+
+// run returns how many pieces from the first on come with one request.
+func run(ps []piece, gap int64) int {
+	n := 1
+	for n < len(ps) && ps[n].Offset-(ps[n-1].Offset+int64(ps[n-1].Length)) <= gap {
+		n++
+	}
+	return n
+}
+
+// pieces fetches ps with one request and returns how many were written. If the
+// source sends the whole layer all the same, it takes the rest of the layer's
+// pieces from it too.
+func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int, err error) {
+	start := ps[0].Offset
+	end := ps[len(ps)-1].Offset + int64(ps[len(ps)-1].Length)
+	body, whole, err := f.a.fetch(ctx, l, start, end-start)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	pos := start
+	if whole {
+		ps, pos = all, 0
+	}
+	r := bufio.NewReaderSize(body, 256<<10)
+	for i := range ps {
+		p := &ps[i]
+		// Two pieces never overlap in an honest index; a lying one is refused here, not earlier, as it costs nothing.
+		if p.Offset < pos {
+			return done, fmt.Errorf("%w: chunks overlap in the layer", ErrCorrupt)
+		}
+		if _, err := r.Discard(int(p.Offset - pos)); err != nil {
+			return done, err
+		}
+		enc := f.enc[:p.Length]
+		if _, err := io.ReadFull(r, enc); err != nil {
+			return done, fmt.Errorf("read chunk at %d: %w", p.Offset, err)
+		}
+		pos = p.Offset + int64(p.Length)
+		raw := f.raw[:p.Size]
+		if err := f.dec.Decode(raw, enc, p.Filter); err != nil {
+			return done, fmt.Errorf("%w: chunk at %d: %w", ErrCorrupt, p.Offset, err)
+		}
+		if sha256.Sum256(raw) != p.SHA256 {
+			return done, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
+		}
+		if err := f.write(p, raw); err != nil {
+			return done, &localError{err}
+		}
+		done++
+	}
+	return done, nil
+}
+
+// write writes a decoded piece wherever it is wanted.
+func (f *fetcher) write(p *piece, raw []byte) error {
+	a := f.a
+	a.fetched.Add(int64(p.Length))
+	a.opts.Progress.add(Delta{Bytes: int64(p.Size) * int64(len(p.places)), Stored: int64(p.Length)})
+	for _, i := range p.places {
+		full, err := a.write(i, raw)
+		if err != nil {
+			return err
+		}
+		for _, t := range full {
+			if err := a.complete(t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rest makes what has no bytes: empty files, directories, symlinks.
+func (a *assembly) rest(ctx context.Context) error {
+	for _, t := range a.targets {
+		if t.Size == 0 && !t.right {
+			if err := a.complete(t); err != nil {
+				return err
+			}
+		}
+		if !t.right {
+			return fmt.Errorf("%s: %w: chunks are missing", t.Path, ErrCorrupt)
+		}
+	}
+	for i := range a.ix.Files {
+		f := &a.ix.Files[i]
+		if a.opts.Select != nil && !a.opts.Select(f.Path) {
+			continue
+		}
+		var err error
+		switch f.Mode {
+		case ModeDir:
+			err = a.w.Mkdir(f.Path)
+		case ModeSymlink:
+			err = a.w.Symlink(f.Path, f.Link)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,52 @@
+package layout_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"mpack/layout"
+)
+
+func TestCompareNamesFilesAndTensors(t *testing.T) {
+	dir, b := sample(t), &blobs{}
+	p1 := pack(t, dir, layout.PackOptions{}, b)
+	write(t, dir, "model.safetensors", safetensors(3<<20, 1, 50, 3, 4, 5))
+	write(t, dir, "new.txt", []byte("new"))
+	if err := os.Remove(filepath.Join(dir, "empty")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "exactly-a-chunk"), filepath.Join(dir, "renamed")); err != nil {
+		t.Fatal(err)
+	}
+	p2 := pack(t, dir, layout.PackOptions{}, b)
+	d := layout.Compare(p1.Index, p2.Index)
+	files := map[string]layout.Change{}
+	for _, f := range d.Files {
+		files[f.Path] = f.Change
+	}
+	for path, want := range map[string]layout.Change{"model.safetensors": layout.Changed, "new.txt": layout.Added, "empty": layout.Removed, "renamed": layout.Renamed} {
+		if files[path] != want {
+			t.Errorf("%s: %q, want %q", path, files[path], want)
+		}
+	}
+	if len(files) != 4 {
+		t.Errorf("changes: %v", files)
+	}
+	tensors := map[string]layout.TensorChange{}
+	for _, c := range d.Tensors {
+		tensors[c.Name] = c
+	}
+	if len(tensors) != 2 || tensors["t001"].Change != layout.Changed || tensors["t004"].Change != layout.Added {
+		t.Errorf("tensors: %v", tensors)
+	}
+	if n := tensors["t001"].NewBytes; n != 3<<20 {
+		t.Errorf("t001: %d new bytes", n)
+	}
+	if d.Fetch < 6<<20 || d.Fetch > 7<<20 {
+		t.Errorf("a pull costs %d bytes", d.Fetch)
+	}
+	if same := layout.Compare(p2.Index, p2.Index); len(same.Files) != 0 || same.Fetch != 0 || len(same.Tensors) != 0 {
+		t.Errorf("an index differs from itself: %+v", same)
+	}
+}

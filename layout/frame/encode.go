@@ -1,0 +1,204 @@
+package frame
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/klauspost/compress/huff0"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Encoder encodes chunks. It is not safe for concurrent use; each worker has
+// its own. Once it has seen its largest chunk it allocates nothing.
+type Encoder struct {
+	zstd   *zstd.Encoder
+	huff   huff0.Scratch // of the frame being written
+	probe  huff0.Scratch // of samples
+	planes []byte        // a filtered chunk
+	sample []byte
+	seen   [4096]uint64 // words met by repeats
+}
+
+// NewEncoder returns an encoder whose ordinary zstd frames are of the level.
+func NewEncoder(level Level) (*Encoder, error) {
+	if level == 0 {
+		level = DefaultLevel
+	}
+	if level < 1 || level > 4 {
+		return nil, fmt.Errorf("compression level %d: want 1 (fastest) to 4 (best), or 0 for the default", level)
+	}
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.EncoderLevel(level)),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false),
+		zstd.WithSingleSegment(true),
+		zstd.WithAllLitEntropyCompression(true),
+		zstd.WithWindowSize(MaxChunk))
+	if err != nil {
+		return nil, fmt.Errorf("making a zstd encoder: %w", err)
+	}
+	return &Encoder{
+		zstd: z,
+		// A block must shrink by 1/32, or decoding it is not worth the while.
+		huff:   huff0.Scratch{WantLogLess: 5},
+		sample: make([]byte, 0, sampleSize),
+	}, nil
+}
+
+// Encode appends the frames of src, 1 to [MaxChunk] bytes, to dst and returns
+// it with the filter that [Decoder.Decode] must be given. It appends at most
+// [Bound] bytes.
+func (e *Encoder) Encode(dst, src []byte, el Element) ([]byte, Filter, error) {
+	if len(src) < 1 || len(src) > MaxChunk {
+		return nil, None, fmt.Errorf("chunk of %d bytes: want 1 to %d", len(src), MaxChunk)
+	}
+	dst = slices.Grow(dst, Bound(len(src)))
+	if constant(src) {
+		return appendRLE(dst, src[0], len(src)), None, nil
+	}
+	if el == Bytes || len(src) < minFiltered {
+		return e.appendZstd(dst, src), None, nil
+	}
+	repeats := e.repeats(src)
+	f := filterOf(el)
+	if f == None {
+		out, err := e.appendPlane(dst, src, repeats)
+		return out, None, err
+	}
+	start := len(dst)
+	dst, err := e.appendPlanes(dst, src, f, repeats)
+	if err != nil || !repeats {
+		return dst, f, err
+	}
+	// Grouping bytes tears repeats of whole elements apart: see which is
+	// smaller.
+	end := len(dst)
+	dst = e.appendZstd(dst, src)
+	if len(dst)-end < end-start {
+		return append(dst[:start], dst[end:]...), None, nil
+	}
+	return dst[:end], f, nil
+}
+
+// minFiltered is the smallest chunk worth a filter.
+const minFiltered = 4 << 10
+
+// filterOf returns the filter for elements.
+func filterOf(el Element) Filter {
+	switch el {
+	case BF16, F16:
+		return BG2R
+	case F32:
+		return BG4R
+	case F64:
+		return BG8R
+	}
+	return None
+}
+
+// appendPlanes appends a frame for each plane of src.
+func (e *Encoder) appendPlanes(dst, src []byte, f Filter, repeats bool) ([]byte, error) {
+	if cap(e.planes) < len(src) {
+		e.planes = make([]byte, MaxChunk)
+	}
+	p := e.planes[:len(src)]
+	split(p, src, f)
+	n, err := len(src)/f.width(), error(nil)
+	for range f.width() - 1 {
+		if dst, err = e.appendPlane(dst, p[:n], repeats); err != nil {
+			return nil, err
+		}
+		p = p[n:]
+	}
+	return e.appendPlane(dst, p, repeats)
+}
+
+// appendPlane appends a frame that holds p in whichever way suits it.
+func (e *Encoder) appendPlane(dst, p []byte, repeats bool) ([]byte, error) {
+	if constant(p) {
+		return appendRLE(dst, p[0], len(p)), nil
+	}
+	start := len(dst)
+	var err error
+	if e.shrinks(p) {
+		if dst, err = appendHuffman(dst, p, &e.huff); err != nil {
+			return nil, fmt.Errorf("Huffman-coding a plane: %w", err)
+		}
+	} else {
+		dst = appendRaw(dst, p)
+	}
+	if !repeats {
+		return dst, nil
+	}
+	end := len(dst)
+	dst = e.appendZstd(dst, p)
+	if len(dst)-end < end-start {
+		return append(dst[:start], dst[end:]...), nil
+	}
+	return dst[:end], nil
+}
+
+// appendZstd appends the frame that the ordinary encoder makes of p, or raw
+// blocks where it does not shrink.
+func (e *Encoder) appendZstd(dst, p []byte) []byte {
+	start := len(dst)
+	dst = e.zstd.EncodeAll(p, dst)
+	if len(dst)-start >= rawSize(len(p)) {
+		dst = appendRaw(dst[:start], p)
+	}
+	return dst
+}
+
+// constant reports whether all bytes of p are the same.
+func constant(p []byte) bool {
+	return bytes.Equal(p[1:], p[:len(p)-1])
+}
+
+const (
+	sampleSize = 16 << 10
+	sampleRun  = 512
+)
+
+// shrinks reports whether Huffman coding would save 1/32 of p, judged by runs
+// spread over it.
+func (e *Encoder) shrinks(p []byte) bool {
+	s := p
+	if len(p) > sampleSize {
+		const runs = sampleSize / sampleRun
+		s = e.sample[:0]
+		for i := range runs {
+			at := (len(p) - sampleRun) / (runs - 1) * i
+			s = append(s, p[at:at+sampleRun]...)
+		}
+	}
+	table, data, _, err := huff0.EstimateSizes(s, &e.probe)
+	if err != nil {
+		return err == huff0.ErrUseRLE
+	}
+	_ = table
+	return data < len(s)-len(s)/32
+}
+
+// repeats reports whether the 8-byte words of p come again: of those at
+// multiples of 8 bytes, the share of one in sixteen, chosen by hash so that
+// equal words are chosen alike.
+func (e *Encoder) repeats(p []byte) bool {
+	clear(e.seen[:])
+	var words, again int
+	for ; len(p) >= 8; p = p[8:] {
+		w := binary.LittleEndian.Uint64(p)
+		h := w * 0x9E3779B97F4A7C15
+		if h>>60 != 0 {
+			continue
+		}
+		words++
+		if at := h >> 48; e.seen[at] == w {
+			again++
+		} else {
+			e.seen[at] = w
+		}
+	}
+	return again > words/64
+}

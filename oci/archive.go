@@ -1,0 +1,217 @@
+package oci
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// archiveWriter writes an OCI layout as a tar file, blob by blob as they
+// come, with its index at the end. What the file held before is carried over
+// when it is closed, so that an archive can hold several versions. The file
+// appears under its name only when it is complete.
+type archiveWriter struct {
+	path string
+	old  *oci.ReadOnlyStore // what was there before; nil: nothing
+
+	mu    sync.Mutex
+	f     *os.File
+	tw    *tar.Writer
+	blobs map[string]bool // digests written
+	tags  map[string]ocispec.Descriptor
+	roots []ocispec.Descriptor // manifests pushed
+	wrong error                // the first failure: the tar is of no use after it
+}
+
+func newArchiveWriter(ctx context.Context, path string) (*archiveWriter, error) {
+	w := &archiveWriter{path: path, blobs: map[string]bool{}, tags: map[string]ocispec.Descriptor{}}
+	if _, err := os.Stat(path); err == nil {
+		if w.old, err = oci.NewFromTar(ctx, path); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return nil, err
+	}
+	w.f, w.tw = f, tar.NewWriter(f)
+	return w, w.file(ocispec.ImageLayoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+}
+
+func (w *archiveWriter) file(name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := w.tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(b))}); err != nil {
+		return err
+	}
+	_, err = w.tw.Write(b)
+	return err
+}
+
+// Push implements [content.Pusher].
+func (w *archiveWriter) Push(_ context.Context, d ocispec.Descriptor, r io.Reader) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wrong != nil {
+		return w.wrong
+	}
+	if w.blobs[string(d.Digest)] {
+		return nil
+	}
+	err := w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + d.Digest.Encoded(), Mode: 0o644, Size: d.Size})
+	if err == nil {
+		vr := content.NewVerifyReader(r, d)
+		if _, err = io.Copy(w.tw, vr); err == nil {
+			err = vr.Verify()
+		}
+	}
+	if err != nil {
+		w.wrong = err
+		return err
+	}
+	w.blobs[string(d.Digest)] = true
+	if d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex {
+		w.roots = append(w.roots, d)
+	}
+	return nil
+}
+
+// Tag implements [content.Tagger].
+func (w *archiveWriter) Tag(_ context.Context, d ocispec.Descriptor, tag string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tags[tag] = d
+	return nil
+}
+
+// Exists implements [content.ReadOnlyStorage].
+func (w *archiveWriter) Exists(_ context.Context, d ocispec.Descriptor) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.blobs[string(d.Digest)], nil
+}
+
+// Fetch implements [content.Fetcher]: from what was there before.
+func (w *archiveWriter) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if w.old == nil {
+		return nil, fmt.Errorf("%s: %w", d.Digest, errdef.ErrNotFound)
+	}
+	return w.old.Fetch(ctx, d)
+}
+
+// Resolve implements [content.Resolver]: of what was there before.
+func (w *archiveWriter) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	if w.old == nil {
+		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", ref, errdef.ErrNotFound)
+	}
+	return w.old.Resolve(ctx, ref)
+}
+
+// Predecessors implements [content.PredecessorFinder]: of what was there before.
+func (w *archiveWriter) Predecessors(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if w.old == nil {
+		return nil, nil
+	}
+	return w.old.Predecessors(ctx, d)
+}
+
+// Tags implements [registry.TagLister]: of what was there before.
+func (w *archiveWriter) Tags(ctx context.Context, last string, fn func([]string) error) error {
+	if w.old == nil {
+		return nil
+	}
+	return w.old.Tags(ctx, last, fn)
+}
+
+// carry writes what was in the old file and is not in the new one.
+func (w *archiveWriter) carry() error {
+	f, err := os.Open(w.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	tr := tar.NewReader(f)
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		hex := filepath.Base(h.Name)
+		if h.Typeflag != tar.TypeReg || filepath.ToSlash(filepath.Dir(filepath.Clean(h.Name))) != "blobs/sha256" || w.blobs["sha256:"+hex] {
+			continue
+		}
+		if err := w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + hex, Mode: 0o644, Size: h.Size}); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w.tw, tr); err != nil {
+			return err
+		}
+	}
+}
+
+// Close writes the rest and gives the file its name; after a failure, or if
+// nothing was tagged, it leaves what was there before.
+func (w *archiveWriter) Close() error {
+	defer os.Remove(w.f.Name())
+	defer w.f.Close()
+	if w.wrong != nil || (len(w.tags) == 0 && len(w.roots) == 0) {
+		return nil
+	}
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	ctx := context.Background()
+	tags := w.tags
+	if w.old != nil {
+		err := errors.Join(w.carry(), w.old.Tags(ctx, "", func(old []string) error {
+			for _, t := range old {
+				if _, ok := tags[t]; !ok {
+					d, err := w.old.Resolve(ctx, t)
+					if err != nil {
+						return err
+					}
+					tags[t] = d
+				}
+			}
+			return nil
+		}))
+		if err != nil {
+			return fmt.Errorf("carry over %s: %w", w.path, err)
+		}
+	}
+	tagged := map[string]bool{}
+	for t, d := range tags {
+		tagged[string(d.Digest)] = true
+		d = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType,
+			Annotations: map[string]string{ocispec.AnnotationRefName: t}}
+		index.Manifests = append(index.Manifests, d)
+	}
+	for _, d := range w.roots {
+		if !tagged[string(d.Digest)] {
+			index.Manifests = append(index.Manifests, d)
+		}
+	}
+	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int {
+		return slices.Compare([]string{a.Annotations[ocispec.AnnotationRefName], string(a.Digest)}, []string{b.Annotations[ocispec.AnnotationRefName], string(b.Digest)})
+	})
+	if err := errors.Join(w.file(ocispec.ImageIndexFile, index), w.tw.Close(), w.f.Chmod(0o644), w.f.Sync()); err != nil {
+		return fmt.Errorf("write %s: %w", w.path, err)
+	}
+	return os.Rename(w.f.Name(), w.path)
+}

@@ -1,0 +1,97 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"mpack/layout"
+	"mpack/layout/tree"
+)
+
+// PullOptions are how an artifact is pulled. The zero value is good.
+type PullOptions struct {
+	Include  []string // patterns of files; none: all
+	Exclude  []string
+	Seeds    []string // directories whose files may hold chunks of the artifact
+	Progress layout.Progress
+
+	// Before is called with the digest that the reference was resolved to,
+	// before any content is fetched or written; an error ends the pull.
+	Before func(ctx context.Context, r *Repo, d ocispec.Descriptor) error
+}
+
+// Pulled is what a pull did.
+type Pulled struct {
+	Artifact *Artifact
+	layout.Assembled
+}
+
+// Pull makes the directory hold the artifact's files; see [layout.Assemble].
+func (c *Client) Pull(ctx context.Context, ref Reference, dir string, o PullOptions) (*Pulled, error) {
+	out, err := c.pull(ctx, ref, dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", ref, err)
+	}
+	return out, nil
+}
+
+func (c *Client) pull(ctx context.Context, ref Reference, dir string, o PullOptions) (_ *Pulled, err error) {
+	match, err := tree.Matcher(o.Include, o.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.Open(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	d, err := r.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if o.Before != nil {
+		if err := o.Before(ctx, r, d); err != nil {
+			return nil, err
+		}
+	}
+	a, err := r.ArtifactAt(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	ix, err := a.Index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lo := layout.AssembleOptions{Progress: o.Progress, Workers: c.opts.Concurrency}
+	if len(o.Include) > 0 || len(o.Exclude) > 0 {
+		lo.Select = match
+		some := false
+		for i := range ix.Files {
+			some = some || match(ix.Files[i].Path)
+		}
+		if !some {
+			return nil, fmt.Errorf("%w: no file matches; mpack ls lists what there is", ErrNotFound)
+		}
+	}
+	for _, s := range o.Seeds {
+		t, err := tree.Walk(ctx, s, tree.Options{})
+		if err != nil {
+			return nil, fmt.Errorf("seed %s: %w", s, err)
+		}
+		defer t.Close()
+		lo.Seeds = append(lo.Seeds, t)
+	}
+	w, err := tree.NewWriter(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	done, err := layout.Assemble(ctx, ix, a.Layers(), w, a.Fetch, lo)
+	if err != nil {
+		return nil, err
+	}
+	return &Pulled{Artifact: a, Assembled: *done}, nil
+}
