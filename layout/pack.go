@@ -281,8 +281,9 @@ func (p *packer) store(ctx context.Context, e *entry, sum Hash, size int) error 
 		return err
 	}
 	p.opts.Progress.add(Delta{Stored: int64(len(e.enc))})
-	p.encBufs.Put(&e.enc)
+	enc := e.enc
 	e.enc, e.owner = nil, nil
+	p.encBufs.Put(&enc)
 	p.rawLen += int64(size)
 	if endsLayer(sum, size, p.rawLen, p.step) {
 		return p.endLayer(ctx)

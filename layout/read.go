@@ -331,6 +331,9 @@ func (s *stream) hash(p Progress) error {
 			h.Write(b[:part.n])
 			if out := &s.out[part.file]; hasLines(s.sources[part.file].path) {
 				out.lines += int64(bytes.Count(b[:part.n], []byte{'\n'}))
+				if part.last && part.n > 0 && b[part.n-1] != '\n' {
+					out.lines++ // the last line has no end
+				}
 			}
 			b = b[part.n:]
 			if part.last {

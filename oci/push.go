@@ -359,7 +359,7 @@ func describe(ctx context.Context, t *tree.Tree, packed *layout.Packed, m *Manua
 	for _, e := range t.Entries() {
 		entries[e.Path] = e
 	}
-	src := Source{Open: func(path string) (*os.File, error) {
+	src := Tree{Open: func(path string) (*os.File, error) {
 		e, ok := entries[path]
 		if !ok {
 			return nil, fmt.Errorf("%s: %w", path, os.ErrNotExist)
@@ -371,7 +371,7 @@ func describe(ctx context.Context, t *tree.Tree, packed *layout.Packed, m *Manua
 		if !f.Regular() {
 			continue
 		}
-		s := SourceFile{Path: f.Path, Size: f.Size, Lines: -1, Tensors: f.Tensors}
+		s := TreeFile{Path: f.Path, Size: f.Size, Lines: -1, Tensors: f.Tensors}
 		if n, ok := packed.Lines[f.Path]; ok {
 			s.Lines = n
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -38,8 +39,12 @@ Examples:
 				return err
 			}
 			fmt.Fprintf(c.App.Writer, "serving on %s\n", s.addr)
-			<-c.Context.Done()
-			return s.stop()
+			select {
+			case <-c.Context.Done():
+				return s.stop()
+			case err := <-s.failed:
+				return errors.Join(fmt.Errorf("serve: %w", err), s.stop())
+			}
 		},
 	}
 }
@@ -72,12 +77,13 @@ func startRegistry(addr, dir string) (*localRegistry, error) {
 	return s, nil
 }
 
+// stop ends the registry. Requests under way have a second to end.
 func (s *localRegistry) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := s.http.Shutdown(ctx)
-	if cerr := s.server.Close(); err == nil {
-		err = cerr
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
 	}
-	return err
+	return errors.Join(err, s.server.Close())
 }
