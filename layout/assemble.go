@@ -575,6 +575,9 @@ func (f *fetcher) layer(ctx context.Context, l int, ps []piece) error {
 		if done > 0 {
 			failed = 0
 		}
+		if errors.Is(err, ErrCorrupt) {
+			failed++ // a broken connection is likelier to mend than a broken blob
+		}
 		if failed++; failed >= tries || errors.As(err, &local) || !retryable(err) {
 			return err
 		}

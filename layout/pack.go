@@ -66,12 +66,11 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	sources := sourcesOf(t)
-	p := &packer{opts: o, seen: map[Hash]*entry{}, free: make(chan []byte, uploads+1)}
 	var total int64
 	for _, s := range sources {
 		total += s.size
 	}
-	p.step = stepFor(total)
+	p := newPacker(o, total)
 	o.Progress.add(Delta{TotalFiles: int64(len(sources)), TotalBytes: total})
 	p.useBase(o.Base)
 	for range o.Workers {
@@ -82,14 +81,29 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 		p.encoders = append(p.encoders, e)
 	}
 
-	p.putters, ctx = errgroup.WithContext(ctx)
-	p.putters.SetLimit(uploads)
-	p.put = func(l Layer, body io.ReadSeeker) error { return put(ctx, l, body) }
+	ctx = p.start(ctx, put)
 	s := newStream(sources, 2*o.Workers+4)
 	err := s.run(ctx, o.Workers, o.Progress, p.encode, p.collect)
 	if err == nil {
 		err = p.restore(ctx, sources)
 	}
+	if err := p.end(ctx, err); err != nil {
+		return nil, err
+	}
+	return p.finish(t, s), nil
+}
+
+// start makes put ready to be called and returns the context to work under.
+func (p *packer) start(ctx context.Context, put Put) context.Context {
+	p.putters, ctx = errgroup.WithContext(ctx)
+	p.putters.SetLimit(uploads)
+	p.put = func(l Layer, body io.ReadSeeker) error { return put(ctx, l, body) }
+	return ctx
+}
+
+// end ends the last layer, unless err says that there is no use in it, and
+// waits for the calls of put. It returns what failed first.
+func (p *packer) end(ctx context.Context, err error) error {
 	if err == nil {
 		err = p.endLayer(ctx)
 	}
@@ -97,10 +111,7 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 	if putErr := p.putters.Wait(); putErr != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = putErr
 	}
-	if err != nil {
-		return nil, err
-	}
-	return p.finish(t, s), nil
+	return err
 }
 
 // Scan reads the tree and returns its index with no chunk placed in a layer,
@@ -199,20 +210,30 @@ type packer struct {
 	free     chan []byte
 }
 
+// newPacker makes a packer for a tree of total raw bytes.
+func newPacker(o PackOptions, total int64) *packer {
+	return &packer{opts: o, step: stepFor(total), seen: map[Hash]*entry{}, free: make(chan []byte, uploads+1)}
+}
+
 // useBase enters the chunks of the base.
 func (p *packer) useBase(b *Base) {
 	if b == nil {
 		return
 	}
-	layers := make([]*building, len(b.Layers))
-	for i, l := range b.Layers {
-		layers[i] = &building{Layer: l, base: true, number: -1}
-	}
+	layers := baseLayers(b.Layers)
 	for _, c := range b.Index.Chunks {
 		if _, ok := p.seen[c.SHA256]; !ok {
 			p.seen[c.SHA256] = &entry{place: placed{layers[c.Layer], c.Offset, c.Length, c.Filter}}
 		}
 	}
+}
+
+func baseLayers(layers []Layer) []*building {
+	bs := make([]*building, len(layers))
+	for i, l := range layers {
+		bs[i] = &building{Layer: l, base: true, number: -1}
+	}
+	return bs
 }
 
 // encode hashes a chunk and encodes it if nobody has yet. It is called by
@@ -393,9 +414,25 @@ func compareRatio(a, b, c, d int64) int {
 	return 0
 }
 
-// finish numbers the layers in the order that the stream first needs them.
+// finish puts together what packing a tree has given.
 func (p *packer) finish(t *tree.Tree, s *stream) *Packed {
-	out := &Packed{Headers: map[string]*tensor.Header{}, Lines: map[string]int64{}}
+	out := p.number()
+	out.Headers, out.Lines = map[string]*tensor.Header{}, map[string]int64{}
+	for i := range s.out {
+		if h := s.out[i].header; h != nil {
+			out.Headers[s.sources[i].path] = h
+		}
+		if hasLines(s.sources[i].path) {
+			out.Lines[s.sources[i].path] = s.out[i].lines
+		}
+	}
+	out.Index.Files = filesOf(t, s)
+	return out
+}
+
+// number numbers the layers in the order that the stream first needs them.
+func (p *packer) number() *Packed {
+	out := &Packed{Index: &Index{Chunks: p.chunks}}
 	byDigest := map[Hash]int32{}
 	for i, e := range p.places {
 		l := e.place.layer
@@ -412,15 +449,6 @@ func (p *packer) finish(t *tree.Tree, s *stream) *Packed {
 		c := &p.chunks[i]
 		c.Layer, c.Offset, c.Length, c.Filter = l.number, e.place.offset, e.place.length, e.place.filter
 	}
-	for i := range s.out {
-		if h := s.out[i].header; h != nil {
-			out.Headers[s.sources[i].path] = h
-		}
-		if hasLines(s.sources[i].path) {
-			out.Lines[s.sources[i].path] = s.out[i].lines
-		}
-	}
-	out.Index = &Index{Files: filesOf(t, s), Chunks: p.chunks}
 	return out
 }
 

@@ -1,0 +1,357 @@
+package signing
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sigstore/cosign/v2/pkg/cosign/bundle"
+	"github.com/sigstore/cosign/v2/pkg/oci"
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
+	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry"
+)
+
+// What a hostile registry is let do at most.
+const (
+	maxManifest   = 4 << 20  // bytes
+	maxPayload    = 1 << 20  // bytes of a simplesigning payload
+	maxEnvelope   = 64 << 20 // bytes of an attestation: SBOMs are large
+	maxSignatures = 500      // looked at for one subject
+)
+
+const (
+	simpleSigningType = "application/vnd.dev.cosign.simplesigning.v1+json"
+	dsseType          = "application/vnd.dsse.envelope.v1+json"
+	intotoType        = "application/vnd.in-toto+json"
+	bundleType        = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	bundleTypePrefix  = "application/vnd.dev.sigstore.bundle"
+
+	// annotations of cosign's bundle referrers (cosign's BUNDLE_SPEC.md)
+	bundleContentKey   = "dev.sigstore.bundle.content"
+	bundlePredicateKey = "dev.sigstore.bundle.predicateType"
+	predicateKey       = "predicateType"
+)
+
+// legacyEntry is a layer of a .sig or .att manifest.
+type legacyEntry struct {
+	manifest ocispec.Descriptor
+	sig      oci.Signature
+	err      error // why it cannot be read
+}
+
+// bundleEntry is a bundle that refers to the subject.
+type bundleEntry struct {
+	manifest ocispec.Descriptor
+	bundle   *sgbundle.Bundle
+	err      error
+}
+
+// fetch reads a blob or manifest of at most limit bytes and checks its digest.
+func fetch(ctx context.Context, from content.Fetcher, d ocispec.Descriptor, limit int64) ([]byte, error) {
+	if d.Size > limit {
+		return nil, fmt.Errorf("%s: %d bytes, more than the %d that are read", d.Digest, d.Size, limit)
+	}
+	b, err := content.FetchAll(ctx, from, d)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", d.Digest, err)
+	}
+	return b, nil
+}
+
+// legacyManifest reads what the tag names; found is false if there is none.
+func legacyManifest(ctx context.Context, s Subject, suffix string) (m ocispec.Manifest, d ocispec.Descriptor, found bool, err error) {
+	tag := s.attachedTag(suffix)
+	d, err = s.Target.Resolve(ctx, tag)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return m, d, false, nil
+	}
+	if err != nil {
+		return m, d, false, fmt.Errorf("resolve %s: %w", tag, err)
+	}
+	raw, err := fetch(ctx, s.Target, d, maxManifest)
+	if err != nil {
+		return m, d, false, fmt.Errorf("%s: %w", tag, err)
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return m, d, false, fmt.Errorf("%s: %w", tag, err)
+	}
+	if len(m.Layers) > maxSignatures {
+		return m, d, false, fmt.Errorf("%s: %d signatures, more than the %d that are looked at", tag, len(m.Layers), maxSignatures)
+	}
+	return m, d, true, nil
+}
+
+// legacyEntries reads the layers of the subject's .sig or .att manifest.
+func legacyEntries(ctx context.Context, s Subject, suffix string, limit int64) ([]legacyEntry, error) {
+	m, d, found, err := legacyManifest(ctx, s, suffix)
+	if err != nil || !found {
+		return nil, err
+	}
+	entries := make([]legacyEntry, 0, len(m.Layers))
+	for _, l := range m.Layers {
+		if l.MediaType != simpleSigningType && l.MediaType != dsseType {
+			continue
+		}
+		e := legacyEntry{manifest: d}
+		payload, err := fetch(ctx, s.Target, l, limit)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if err == nil {
+			e.sig, err = parseLegacy(l, payload)
+		}
+		e.err = err
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// parseLegacy makes cosign's view of a layer.
+func parseLegacy(l ocispec.Descriptor, payload []byte) (oci.Signature, error) {
+	a := l.Annotations
+	opts := []static.Option{static.WithLayerMediaType(types.MediaType(l.MediaType)), static.WithAnnotations(maps.Clone(a))}
+	if cert := a[static.CertificateAnnotationKey]; cert != "" {
+		opts = append(opts, static.WithCertChain([]byte(cert), []byte(a[static.ChainAnnotationKey])))
+	}
+	if raw := a[static.BundleAnnotationKey]; raw != "" {
+		var b bundle.RekorBundle
+		if err := json.Unmarshal([]byte(raw), &b); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", static.BundleAnnotationKey, err)
+		}
+		// cosign asserts that it is one
+		if _, ok := b.Payload.Body.(string); !ok {
+			return nil, fmt.Errorf("annotation %s: body is not a string", static.BundleAnnotationKey)
+		}
+		opts = append(opts, static.WithBundle(&b))
+	}
+	if raw := a[static.RFC3161TimestampAnnotationKey]; raw != "" {
+		var t bundle.RFC3161Timestamp
+		if err := json.Unmarshal([]byte(raw), &t); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", static.RFC3161TimestampAnnotationKey, err)
+		}
+		opts = append(opts, static.WithRFC3161Timestamp(&t))
+	}
+	return static.NewSignature(payload, a[static.SignatureAnnotationKey], opts...)
+}
+
+// appendLegacy adds a layer to the subject's .sig or .att manifest, and moves
+// the tag. A layer for which same reports true is not added again.
+func appendLegacy(ctx context.Context, s Subject, suffix string, sig oci.Signature, same func(ocispec.Descriptor) bool) (ocispec.Descriptor, error) {
+	tag := s.attachedTag(suffix)
+	fail := func(err error) (ocispec.Descriptor, error) {
+		return ocispec.Descriptor{}, fmt.Errorf("write %s: %w", tag, err)
+	}
+	m, d, found, err := legacyManifest(ctx, s, suffix)
+	if err != nil {
+		return fail(err)
+	}
+	payload, err := sig.Payload()
+	if err != nil {
+		return fail(err)
+	}
+	mediaType, err := sig.MediaType()
+	if err != nil {
+		return fail(err)
+	}
+	annotations, err := sig.Annotations()
+	if err != nil {
+		return fail(err)
+	}
+	layer := content.NewDescriptorFromBytes(string(mediaType), payload)
+	layer.Annotations = annotations
+	if found {
+		for _, l := range m.Layers {
+			if l.Digest == layer.Digest && l.MediaType == layer.MediaType && same(l) {
+				return d, nil
+			}
+		}
+	}
+	m.Layers = append(m.Layers, layer)
+	if len(m.Layers) > maxSignatures {
+		return fail(fmt.Errorf("there are %d already", len(m.Layers)-1))
+	}
+	// cosign appends with tools for images, so the config must be an image's
+	var image ocispec.Image
+	image.RootFS.Type = "layers"
+	for _, l := range m.Layers {
+		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, l.Digest)
+		image.History = append(image.History, ocispec.History{Created: &time.Time{}})
+	}
+	config, err := json.Marshal(image)
+	if err != nil {
+		return fail(err)
+	}
+	m.Versioned = specs.Versioned{SchemaVersion: 2}
+	m.MediaType = ocispec.MediaTypeImageManifest
+	m.Config = content.NewDescriptorFromBytes(ocispec.MediaTypeImageConfig, config)
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return fail(err)
+	}
+	if err := push(ctx, s.Target, layer, payload); err != nil {
+		return fail(err)
+	}
+	if err := push(ctx, s.Target, m.Config, config); err != nil {
+		return fail(err)
+	}
+	d = content.NewDescriptorFromBytes(m.MediaType, raw)
+	if err := push(ctx, s.Target, d, raw); err != nil {
+		return fail(err)
+	}
+	if err := s.Target.Tag(ctx, d, tag); err != nil {
+		return fail(err)
+	}
+	return d, nil
+}
+
+// push stores what is not there yet.
+func push(ctx context.Context, to oras.Target, d ocispec.Descriptor, b []byte) error {
+	ok, err := to.Exists(ctx, d)
+	if err != nil || ok {
+		return err
+	}
+	err = to.Push(ctx, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, bytes.NewReader(b))
+	if errors.Is(err, errdef.ErrAlreadyExists) {
+		return nil
+	}
+	return err
+}
+
+// bundleEntries reads the sigstore bundles that refer to the subject.
+// Other referrers are left alone.
+func bundleEntries(ctx context.Context, s Subject) ([]bundleEntry, error) {
+	// go-containerregistry, where it keeps the fallback tag, puts the config's
+	// type for the artifact type; so the listing alone does not say.
+	referrers, err := registry.Referrers(ctx, s.Target, s.Descriptor, "")
+	if errors.Is(err, errdef.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("referrers of %s: %w", s.Descriptor.Digest, err)
+	}
+	var entries []bundleEntry
+	for _, r := range referrers {
+		if r.MediaType != ocispec.MediaTypeImageManifest || r.ArtifactType != "" && r.ArtifactType != ocispec.MediaTypeEmptyJSON && !strings.HasPrefix(r.ArtifactType, bundleTypePrefix) {
+			continue
+		}
+		if len(entries) == maxSignatures {
+			return nil, fmt.Errorf("referrers of %s: more than the %d that are looked at", s.Descriptor.Digest, maxSignatures)
+		}
+		b, err := bundleOf(ctx, s, r)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if b != nil || err != nil {
+			entries = append(entries, bundleEntry{r, b, err})
+		}
+	}
+	return entries, nil
+}
+
+// bundleOf reads the bundle that a referrer holds; nil if it holds none.
+func bundleOf(ctx context.Context, s Subject, d ocispec.Descriptor) (*sgbundle.Bundle, error) {
+	raw, err := fetch(ctx, s.Target, d, maxManifest)
+	if err != nil {
+		return nil, err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Digest, err)
+	}
+	if len(m.Layers) != 1 || !strings.HasPrefix(m.Layers[0].MediaType, bundleTypePrefix) {
+		return nil, nil
+	}
+	if m.Subject == nil || m.Subject.Digest != s.Descriptor.Digest {
+		return nil, fmt.Errorf("%s: listed as a referrer of %s, which it is not", d.Digest, s.Descriptor.Digest)
+	}
+	raw, err = fetch(ctx, s.Target, m.Layers[0], maxEnvelope)
+	if err != nil {
+		return nil, err
+	}
+	return parseBundle(raw)
+}
+
+// parseBundle reads a sigstore bundle of version 0.3 or later.
+func parseBundle(raw []byte) (*sgbundle.Bundle, error) {
+	var b sgbundle.Bundle
+	if err := b.UnmarshalJSON(raw); err != nil {
+		return nil, fmt.Errorf("sigstore bundle: %w", err)
+	}
+	if !b.MinVersion("v0.3") {
+		return nil, fmt.Errorf("sigstore bundle: %s is older than v0.3", b.MediaType)
+	}
+	return &b, nil
+}
+
+// writeBundle stores a bundle as a referrer of the subject, as cosign does.
+func writeBundle(ctx context.Context, s Subject, raw []byte, predicateType string) (ocispec.Descriptor, error) {
+	layer := content.NewDescriptorFromBytes(bundleType, raw)
+	err := push(ctx, s.Target, layer, raw)
+	if err == nil {
+		subject := ocispec.Descriptor{MediaType: s.Descriptor.MediaType, Digest: s.Descriptor.Digest, Size: s.Descriptor.Size}
+		var d ocispec.Descriptor
+		d, err = oras.PackManifest(ctx, s.Target, oras.PackManifestVersion1_1, bundleType, oras.PackManifestOptions{
+			Subject: &subject,
+			Layers:  []ocispec.Descriptor{layer},
+			ManifestAnnotations: map[string]string{
+				ocispec.AnnotationCreated: time.Now().UTC().Format(time.RFC3339),
+				bundleContentKey:          "dsse-envelope",
+				bundlePredicateKey:        predicateType,
+			},
+		})
+		if err == nil {
+			return d, nil
+		}
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("write bundle of %s: %w", s.Descriptor.Digest, err)
+}
+
+// members lists the manifests of an index, with those of indexes in it.
+func members(ctx context.Context, s Subject) ([]Subject, error) {
+	if s.Descriptor.MediaType != ocispec.MediaTypeImageIndex && s.Descriptor.MediaType != "application/vnd.docker.distribution.manifest.list.v2+json" {
+		return nil, nil
+	}
+	raw, err := fetch(ctx, s.Target, s.Descriptor, maxManifest)
+	if err != nil {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Descriptor.Digest, err)
+	}
+	var all []Subject
+	for _, d := range index.Manifests {
+		child := Subject{s.Repository, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, s.Target}
+		if err := child.check(); err != nil {
+			return nil, err
+		}
+		inner, err := members(ctx, child)
+		if err != nil {
+			return nil, err
+		}
+		all = append(append(all, inner...), child)
+	}
+	return all, nil
+}
+
+// readLimited reads a predicate or a file that a user names.
+func readLimited(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("more than %d bytes", limit)
+	}
+	return b, err
+}
