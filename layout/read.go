@@ -50,7 +50,6 @@ type raw struct {
 	element frame.Element
 	parts   []part
 	sum     Hash
-	claimed *entry        // set by the worker, if this chunk is the first of its kind
 	known   *entry        // the chunk's entry, set by the worker
 	done    chan struct{} // closed by the worker
 }

@@ -108,7 +108,7 @@ var loadOptions = *cosign.GetDefaultLoadOptions(nil)
 func loadSigner(ctx context.Context, ref string, pass Password) (signature.SignerVerifier, func(), error) {
 	done := func() {}
 	fail := func(err error) (signature.SignerVerifier, func(), error) {
-		return nil, nil, fmt.Errorf("private key %s: %w", ref, err)
+		return nil, nil, fmt.Errorf("private key %s: %w", shown(ref), err)
 	}
 	switch {
 	case strings.HasPrefix(ref, pkcs11key.ReferenceScheme):
@@ -161,7 +161,7 @@ func loadSigner(ctx context.Context, ref string, pass Password) (signature.Signe
 func loadVerifier(ctx context.Context, ref string, pem []byte) (signature.Verifier, func(), error) {
 	done := func() {}
 	fail := func(err error) (signature.Verifier, func(), error) {
-		return nil, nil, fmt.Errorf("public key %s: %w", ref, err)
+		return nil, nil, fmt.Errorf("public key %s: %w", shown(ref), err)
 	}
 	switch {
 	case pem != nil:
@@ -203,6 +203,14 @@ func loadVerifier(ctx context.Context, ref string, pem []byte) (signature.Verifi
 		return fail(err)
 	}
 	return v, done, nil
+}
+
+// shown is a reference as errors may name it: a pkcs11 URI can hold a PIN.
+func shown(ref string) string {
+	if strings.HasPrefix(ref, pkcs11key.ReferenceScheme) {
+		ref, _, _ = strings.Cut(ref, "?")
+	}
+	return ref
 }
 
 func isKMS(ref string) bool {

@@ -108,6 +108,7 @@ func appendHuffman(dst, p []byte, h *huff0.Scratch) ([]byte, error) {
 	blocks := (len(p) + maxBlock - 1) / maxBlock
 	size := (len(p) + blocks - 1) / blocks
 	h.Reuse = huff0.ReusePolicyNone
+	var buf [5]byte
 	for len(p) > 0 {
 		b := p[:min(size, len(p))]
 		p = p[len(b):]
@@ -120,7 +121,7 @@ func appendHuffman(dst, p []byte, h *huff0.Scratch) ([]byte, error) {
 		switch err {
 		case nil:
 			h.Reuse = huff0.ReusePolicyAllow
-			head := appendLiteralsHeader(nil, reused, len(b), len(out))
+			head := appendLiteralsHeader(buf[:0], reused, len(b), len(out))
 			dst = appendBlockHeader(dst, last, compressedBlock, len(head)+len(out)+1)
 			dst = append(dst, head...)
 			dst = append(dst, out...)

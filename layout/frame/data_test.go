@@ -91,3 +91,58 @@ func small(x float64, mantissa, bias int) uint64 {
 	}
 	return sign<<(mantissa+width) | m
 }
+
+// edge returns n bytes of the elements that are out of the ordinary: zeros of
+// both signs, denormals, infinities and NaNs with payloads.
+func edge(el Element, n int) []byte {
+	r := random(7)
+	var b []byte
+	for len(b) < n {
+		pick := r.IntN(6)
+		sign, payload := r.Uint64()&1, r.Uint64()
+		switch el {
+		case BF16:
+			b = binary.LittleEndian.AppendUint16(b, uint16(special(pick, sign, payload, 7, 8)))
+		case F16:
+			b = binary.LittleEndian.AppendUint16(b, uint16(special(pick, sign, payload, 10, 5)))
+		case F32:
+			b = binary.LittleEndian.AppendUint32(b, uint32(special(pick, sign, payload, 23, 8)))
+		case F64:
+			b = binary.LittleEndian.AppendUint64(b, special(pick, sign, payload, 52, 11))
+		default:
+			b = append(b, byte(special(pick, sign, payload, 3, 4)))
+		}
+	}
+	return b[:n]
+}
+
+func special(pick int, sign, payload uint64, mantissa, exponent int) uint64 {
+	payload &= 1<<mantissa - 1
+	top := uint64(1)<<exponent - 1
+	switch pick {
+	case 0:
+		payload = 0 // zero
+		fallthrough
+	case 1:
+		top = 0 // denormal
+	case 2:
+		payload = 0 // infinity
+	case 3: // NaN
+	default:
+		top = payload * 31 & top
+	}
+	return sign<<(mantissa+exponent) | top<<mantissa | payload
+}
+
+// sparse returns weights of which nine of ten are zero.
+func sparse(el Element, n int) []byte {
+	b := gaussian(el, n, 3)
+	r := random(4)
+	w := filterOf(el).width()
+	for i := 0; i+w <= n; i += w {
+		if r.IntN(10) > 0 {
+			clear(b[i : i+w])
+		}
+	}
+	return b
+}

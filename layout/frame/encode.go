@@ -17,6 +17,7 @@ type Encoder struct {
 	huff   huff0.Scratch // of the frame being written
 	probe  huff0.Scratch // of samples
 	planes []byte        // a filtered chunk
+	second []byte        // another encoding, to choose from
 	sample []byte
 	seen   [4096]uint64 // words met by repeats
 }
@@ -74,12 +75,11 @@ func (e *Encoder) Encode(dst, src []byte, el Element) ([]byte, Filter, error) {
 	}
 	// Grouping bytes tears repeats of whole elements apart: see which is
 	// smaller.
-	end := len(dst)
-	dst = e.appendZstd(dst, src)
-	if len(dst)-end < end-start {
-		return append(dst[:start], dst[end:]...), None, nil
+	e.second = e.appendZstd(e.second[:0], src)
+	if len(e.second) < len(dst)-start {
+		return append(dst[:start], e.second...), None, nil
 	}
-	return dst[:end], f, nil
+	return dst, f, nil
 }
 
 // minFiltered is the smallest chunk worth a filter.
@@ -132,12 +132,11 @@ func (e *Encoder) appendPlane(dst, p []byte, repeats bool) ([]byte, error) {
 	if !repeats {
 		return dst, nil
 	}
-	end := len(dst)
-	dst = e.appendZstd(dst, p)
-	if len(dst)-end < end-start {
-		return append(dst[:start], dst[end:]...), nil
+	e.second = e.appendZstd(e.second[:0], p)
+	if len(e.second) < len(dst)-start {
+		dst = append(dst[:start], e.second...)
 	}
-	return dst[:end], nil
+	return dst, nil
 }
 
 // appendZstd appends the frame that the ordinary encoder makes of p, or raw
@@ -173,11 +172,10 @@ func (e *Encoder) shrinks(p []byte) bool {
 			s = append(s, p[at:at+sampleRun]...)
 		}
 	}
-	table, data, _, err := huff0.EstimateSizes(s, &e.probe)
+	_, data, _, err := huff0.EstimateSizes(s, &e.probe)
 	if err != nil {
 		return err == huff0.ErrUseRLE
 	}
-	_ = table
 	return data < len(s)-len(s)/32
 }
 
