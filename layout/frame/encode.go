@@ -13,7 +13,8 @@ import (
 // Encoder encodes chunks. It is not safe for concurrent use; each worker has
 // its own. Once it has seen its largest chunk it allocates nothing.
 type Encoder struct {
-	zstd   *zstd.Encoder
+	zstd   *zstd.Encoder // of the level
+	fast   *zstd.Encoder // for what only repeats can shrink
 	huff   huff0.Scratch // of the frame being written
 	probe  huff0.Scratch // of samples
 	planes []byte        // a filtered chunk
@@ -30,22 +31,37 @@ func NewEncoder(level Level) (*Encoder, error) {
 	if level < 1 || level > 4 {
 		return nil, fmt.Errorf("compression level %d: want 1 (fastest) to 4 (best), or 0 for the default", level)
 	}
-	z, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(zstd.EncoderLevel(level)),
-		zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false),
-		zstd.WithSingleSegment(true),
-		zstd.WithAllLitEntropyCompression(true),
-		zstd.WithWindowSize(MaxChunk))
+	z, err := newZstd(zstd.EncoderLevel(level), true)
 	if err != nil {
-		return nil, fmt.Errorf("making a zstd encoder: %w", err)
+		return nil, err
+	}
+	fast, err := newZstd(zstd.SpeedFastest, false)
+	if err != nil {
+		return nil, err
 	}
 	return &Encoder{
 		zstd: z,
+		fast: fast,
 		// A block must shrink by 1/32, or decoding it is not worth the while.
 		huff:   huff0.Scratch{WantLogLess: 5},
 		sample: make([]byte, 0, sampleSize),
 	}, nil
+}
+
+// newZstd returns an encoder; literals says whether it tries to shrink blocks
+// without repeats.
+func newZstd(level zstd.EncoderLevel, literals bool) (*zstd.Encoder, error) {
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(level),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false),
+		zstd.WithSingleSegment(true),
+		zstd.WithAllLitEntropyCompression(literals),
+		zstd.WithWindowSize(MaxChunk))
+	if err != nil {
+		return nil, fmt.Errorf("making a zstd encoder: %w", err)
+	}
+	return z, nil
 }
 
 // Encode appends the frames of src, 1 to [MaxChunk] bytes, to dst and returns
@@ -143,7 +159,11 @@ func (e *Encoder) appendPlane(dst, p []byte, repeats bool) ([]byte, error) {
 // blocks where it does not shrink.
 func (e *Encoder) appendZstd(dst, p []byte) []byte {
 	start := len(dst)
-	dst = e.zstd.EncodeAll(p, dst)
+	z := e.zstd
+	if !e.shrinks(p) {
+		z = e.fast
+	}
+	dst = z.EncodeAll(p, dst)
 	if len(dst)-start >= rawSize(len(p)) {
 		dst = appendRaw(dst[:start], p)
 	}

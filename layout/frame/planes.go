@@ -113,7 +113,19 @@ func rotateTop32(v uint32, k int) uint32 {
 }
 
 func split8(dst, src []byte, n int) {
-	for i := range n {
+	i := 0
+	var x [8]uint64
+	for ; i+8 <= n; i += 8 {
+		in := src[8*i : 8*i+64]
+		for k := range x {
+			x[k] = rotateTop64(binary.LittleEndian.Uint64(in[8*k:]), 4)
+		}
+		transpose(&x)
+		for k, v := range x {
+			binary.LittleEndian.PutUint64(dst[k*n+i:], v)
+		}
+	}
+	for ; i < n; i++ {
 		v := rotateTop64(binary.LittleEndian.Uint64(src[8*i:]), 4)
 		for p := range 8 {
 			dst[p*n+i] = byte(v >> (8 * p))
@@ -122,13 +134,48 @@ func split8(dst, src []byte, n int) {
 }
 
 func join8(dst, src []byte, n int) {
-	for i := range n {
+	i := 0
+	var x [8]uint64
+	for ; i+8 <= n; i += 8 {
+		for k := range x {
+			x[k] = binary.LittleEndian.Uint64(src[k*n+i:])
+		}
+		transpose(&x)
+		out := dst[8*i : 8*i+64]
+		for k, v := range x {
+			binary.LittleEndian.PutUint64(out[8*k:], rotateTop64(v, -4))
+		}
+	}
+	for ; i < n; i++ {
 		var v uint64
 		for p := range 8 {
 			v |= uint64(src[p*n+i]) << (8 * p)
 		}
 		binary.LittleEndian.PutUint64(dst[8*i:], rotateTop64(v, -4))
 	}
+}
+
+// transpose swaps rows and columns of 8 by 8 bytes, a row being a word.
+func transpose(x *[8]uint64) {
+	const half, quarter, eighth = 0x00000000FFFFFFFF, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF
+	a, e := exchange(x[0], x[4], 32, half)
+	b, f := exchange(x[1], x[5], 32, half)
+	c, g := exchange(x[2], x[6], 32, half)
+	d, h := exchange(x[3], x[7], 32, half)
+	a, c = exchange(a, c, 16, quarter)
+	b, d = exchange(b, d, 16, quarter)
+	e, g = exchange(e, g, 16, quarter)
+	f, h = exchange(f, h, 16, quarter)
+	x[0], x[1] = exchange(a, b, 8, eighth)
+	x[2], x[3] = exchange(c, d, 8, eighth)
+	x[4], x[5] = exchange(e, f, 8, eighth)
+	x[6], x[7] = exchange(g, h, 8, eighth)
+}
+
+// exchange swaps, under mask, the bits of a moved down by k with those of b.
+func exchange(a, b uint64, k int, mask uint64) (uint64, uint64) {
+	t := (a>>k ^ b) & mask
+	return a ^ t<<k, b ^ t
 }
 
 // rotateTop64 rotates the upper 16 bits of v left by k.
