@@ -47,10 +47,11 @@ func TestChangingOneTensorMovesAboutThatTensor(t *testing.T) {
 	same(t, tree, out)
 	t.Logf("model of %d bytes (stored %d); a tensor of %d changed: push moved %d bytes (%d says mpack), pull %d (%d)",
 		first.Read, first.Stored, changed.Size, up, second.Sent, down, p.Fetched)
-	// The tensor and the chunks at its edges, of 1 MiB each, and an index.
-	limit := changed.Size + 2*mib + mib/2
-	if up > limit {
-		t.Errorf("push moved %d bytes for a tensor of %d, want at most %d", up, changed.Size, limit)
+	// What the tensor compresses to (BF16 weights: 0.67), the chunks of 1 MiB at its edges, and an index. Push may store the rest of
+	// the two layers at its edges again, where less than half of one would be used.
+	limit := changed.Size*7/10 + mib + mib/2
+	if up > limit+16*mib {
+		t.Errorf("push moved %d bytes for a tensor of %d, want at most %d", up, changed.Size, limit+16*mib)
 	}
 	if down > limit {
 		t.Errorf("pull moved %d bytes for a tensor of %d, want at most %d", down, changed.Size, limit)

@@ -23,7 +23,10 @@ type Wire struct {
 	// Refuse is asked before a request is passed on; it returns true when it
 	// has answered by itself.
 	Refuse func(w http.ResponseWriter, r *http.Request) bool
-	// Rate limits both directions together, in bytes a second; 0: no limit.
+	// Cut is asked after each write of a response, with the bytes passed of it;
+	// true cuts the connection there.
+	Cut func(r *http.Request, passed int64) bool
+	// Rate limits each direction of each request, in bytes a second; 0: no limit.
 	Rate int64
 
 	up, down atomic.Int64
@@ -50,6 +53,8 @@ func NewWire(registry string, conf *tls.Config) (*Wire, error) {
 		FlushInterval: -1,
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 16},
 		ErrorLog:      log.New(io.Discard, "", 0),
+		// A registry that is gone is a broken connection, not a page about it.
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
 			r.Out.Host = r.In.Host // so that the registry's Location comes back here
@@ -65,7 +70,7 @@ func NewWire(registry string, conf *tls.Config) (*Wire, error) {
 			return
 		}
 		r.Body = &countedBody{r.Body, w}
-		proxy.ServeHTTP(&countedWriter{rw, w}, r)
+		proxy.ServeHTTP(&countedWriter{ResponseWriter: rw, wire: w, request: r}, r)
 	})}
 	go func() { _ = w.server.Serve(l) }() // ends with Close
 	return w, nil
@@ -125,14 +130,20 @@ func (b *countedBody) Read(p []byte) (int, error) {
 
 type countedWriter struct {
 	http.ResponseWriter
-	wire *Wire
+	wire    *Wire
+	request *http.Request
+	written int64
 }
 
 func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *countedWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
+	w.written += int64(n)
 	w.wire.down.Add(int64(n))
 	w.wire.passed(n)
+	if w.wire.Cut != nil && w.wire.Cut(w.request, w.written) {
+		panic(http.ErrAbortHandler)
+	}
 	return n, err
 }
