@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"runtime"
 	"sort"
@@ -33,6 +34,12 @@ type AssembleOptions struct {
 	Seeds    []*tree.Tree           // where chunks may lie already, beside the destination itself
 	Workers  int                    // layers fetched and decoded at once; 0: 4, at least one a CPU
 	Progress Progress
+
+	// Store, if not nil, is where files are looked for first, and what gets
+	// those that were not there. Stored are the indexes of artifacts whose files
+	// may be in it: of them chunks of other versions are taken.
+	Store  *FileStore
+	Stored iter.Seq[*Index]
 }
 
 // Assembled is what Assemble did.
@@ -40,12 +47,16 @@ type Assembled struct {
 	Files   int   // regular files written
 	Kept    int   // regular files that were right already
 	Fetched int64 // encoded bytes that chunks came from
-	Local   int64 // raw bytes found in the destination and the seeds
+	Local   int64 // raw bytes found in the destination, the seeds and the store
+	Shared  int64 // raw bytes of files that are one with the store's, by reflink or hard link
+	Damaged int   // files of the store that were not what their names say
+	Unkept  error // why the store did not get every file; nil: it has them
 }
 
 // Assemble makes the directory of w hold the files of the index. Files that
-// are right already stay untouched; of the others, chunks come from what was
-// fetched before an interruption, then from the old files and the seeds, then
+// are right already stay untouched; the others come from the store, if it has
+// them. Of the rest, chunks come from what was fetched before an interruption,
+// then from the old files, the seeds and other files of the store, then
 // through fetch. Every chunk is checked by its SHA-256 before it is written
 // and every file as a whole before it gets its name. Files in the directory
 // that the index does not know are left alone.
@@ -57,7 +68,7 @@ func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fe
 	}
 	a := &assembly{ix: ix, layers: layers, w: w, fetch: fetch, opts: o}
 	a.plan()
-	for _, step := range []func(context.Context) error{a.keep, a.resume, a.seed, a.fetchAll, a.rest} {
+	for _, step := range []func(context.Context) error{a.keep, a.take, a.resume, a.seed, a.fetchAll, a.rest} {
 		if err := step(ctx); err != nil {
 			a.closeAll()
 			return nil, err
@@ -170,8 +181,58 @@ func (a *assembly) keep(ctx context.Context) error {
 		a.result.Kept++
 		a.mu.Unlock()
 		a.opts.Progress.add(Delta{Files: 1, Bytes: t.Size, Deduped: t.Size})
+		a.put(ctx, t)
 		return nil
 	})
+}
+
+// take gets whole files out of the store.
+func (a *assembly) take(ctx context.Context) error {
+	if a.opts.Store == nil {
+		return nil
+	}
+	return a.each(ctx, a.missing(), func(ctx context.Context, t *target) error {
+		if t.Size == 0 {
+			return nil
+		}
+		how, err := a.opts.Store.take(ctx, a.w, t.File, t.key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Path, err)
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		switch how {
+		case missing:
+			return nil
+		case damaged:
+			a.result.Damaged++
+			return nil
+		case shared:
+			a.result.Shared += t.Size
+		}
+		t.right = true
+		a.result.Files++
+		a.local.Add(t.Size)
+		a.opts.Progress.add(Delta{Files: 1, Bytes: t.Size, Deduped: t.Size})
+		return nil
+	})
+}
+
+// put gives the store a file that has its name. A store that cannot take it,
+// as its disk is full, is no reason to end a pull.
+func (a *assembly) put(ctx context.Context, t *target) {
+	if a.opts.Store == nil {
+		return
+	}
+	shared, err := a.opts.Store.put(ctx, a.w, t.File)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if shared {
+		a.result.Shared += t.Size
+	}
+	if err != nil && a.result.Unkept == nil {
+		a.result.Unkept = fmt.Errorf("%s: %w", t.Path, err)
+	}
 }
 
 // onlyWriter and onlyReader keep io.Copy from finding a shortcut past the
@@ -258,13 +319,13 @@ func (a *assembly) resume(ctx context.Context) error {
 			}
 		}
 		if t.missing.Load() == 0 {
-			return a.complete(t)
+			return a.complete(ctx, t)
 		}
 		return nil
 	})
 }
 
-// want is a chunk that is still missing and the occurrences of it in the stream.
+// wants are the chunks that are still missing, with their numbers in the stream.
 type wants map[Hash][]int
 
 // wanted lists the missing chunks.
@@ -284,15 +345,15 @@ func (a *assembly) wanted() wants {
 	return w
 }
 
-// seed takes what the old files of the destination and the seeds hold. It is
-// done before the first file is replaced.
+// seed takes what the old files of the destination, the seeds and the store
+// hold. It is done before the first file is replaced.
 func (a *assembly) seed(ctx context.Context) error {
 	w := a.wanted()
-	if len(w) == 0 {
-		return nil
-	}
 	var old []source
 	for _, t := range a.targets {
+		if t.right {
+			continue
+		}
 		f, fi, err := a.w.Existing(t.Path)
 		if err != nil {
 			continue
@@ -308,51 +369,144 @@ func (a *assembly) seed(ctx context.Context) error {
 		all = append(all, sourcesOf(s))
 	}
 	var done []*target
+	from := func(sources []source, finds []find) error {
+		full, err := a.harvest(ctx, w, sources, finds)
+		done = append(done, full...)
+		return err
+	}
+	if err := from(a.kept(w)); err != nil {
+		return err
+	}
 	for _, sources := range all {
 		if len(sources) == 0 || len(w) == 0 {
 			continue
 		}
 		_, chunks, err := scan(ctx, sources, nil)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
 			continue // a seed that cannot be read saves nothing; it harms nothing either
 		}
-		r := newStreamReader(sources)
-		buf := make([]byte, chunk.Max)
-		var pos int64
-		for _, c := range chunks {
-			at := pos
-			pos += int64(c.Size)
-			places, ok := w[c.SHA256]
-			if !ok {
-				continue
-			}
-			if ctx.Err() != nil {
-				r.Close()
-				return context.Cause(ctx)
-			}
-			b := buf[:c.Size]
-			if _, err := r.read(b, at); err != nil || sha256.Sum256(b) != c.SHA256 {
-				continue
-			}
-			delete(w, c.SHA256)
-			for _, i := range places {
-				full, err := a.write(i, b)
-				if err != nil {
-					r.Close()
-					return err
-				}
-				done = append(done, full...)
-			}
-			n := int64(c.Size) * int64(len(places))
-			a.local.Add(n)
-			a.opts.Progress.add(Delta{Bytes: n, Deduped: n})
+		if err := from(sources, w.in(chunks)); err != nil {
+			return err
 		}
-		r.Close()
 	}
-	return a.each(ctx, done, func(_ context.Context, t *target) error { return a.complete(t) })
+	if a.opts.Store != nil && a.opts.Stored != nil && len(w) > 0 {
+		for ix := range a.opts.Stored {
+			if err := from(a.opts.Store.sources(ix), w.in(ix.Chunks)); err != nil {
+				return err
+			}
+			if len(w) == 0 {
+				break
+			}
+		}
+	}
+	return a.each(ctx, done, func(ctx context.Context, t *target) error { return a.complete(ctx, t) })
+}
+
+// find is a wanted chunk that may lie at a place of a stream.
+type find struct {
+	sum    Hash
+	size   int32
+	at     int64
+	places []int
+}
+
+// in returns the wanted chunks among those of a stream.
+func (w wants) in(chunks []Chunk) []find {
+	var finds []find
+	var pos int64
+	for i := range chunks {
+		c := &chunks[i]
+		if places, ok := w.take(c.SHA256); ok {
+			finds = append(finds, find{c.SHA256, c.Size, pos, places})
+		}
+		pos += int64(c.Size)
+	}
+	return finds
+}
+
+// take returns where a chunk is wanted, and has it wanted no more.
+func (w wants) take(sum Hash) ([]int, bool) {
+	places, ok := w[sum]
+	delete(w, sum)
+	return places, ok
+}
+
+// kept returns the wanted chunks that lie in files which are right already,
+// and the stream of those.
+func (a *assembly) kept(w wants) ([]source, []find) {
+	var sources []source
+	var finds []find
+	var pos int64
+	for _, t := range a.targets {
+		if !t.right || t.Size == 0 {
+			continue
+		}
+		for i := t.first; i < t.last; i++ {
+			if a.starts[i] < t.start || a.starts[i+1] > t.start+t.Size {
+				continue
+			}
+			c := &a.ix.Chunks[i]
+			if places, ok := w.take(c.SHA256); ok {
+				finds = append(finds, find{c.SHA256, c.Size, pos + a.starts[i] - t.start, places})
+			}
+		}
+		pos += t.Size
+		sources = append(sources, source{path: t.Path, size: t.Size, open: func() (*os.File, error) {
+			f, _, err := a.w.Existing(t.Path)
+			return f, err
+		}})
+	}
+	return sources, finds
+}
+
+// harvest reads what was found in the sources, verifies it and writes it where
+// it is wanted. What is not there after all is wanted again. It returns the
+// targets that are full now.
+func (a *assembly) harvest(ctx context.Context, w wants, sources []source, finds []find) ([]*target, error) {
+	var mu sync.Mutex
+	var done []*target
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(a.opts.Workers)
+	each := max(16, len(finds)/(4*a.opts.Workers)) // for each, files are opened anew
+	for len(finds) > 0 {
+		part := finds[:min(each, len(finds))]
+		finds = finds[len(part):]
+		g.Go(func() error {
+			r := newStreamReader(sources)
+			defer r.Close()
+			buf := hashBufs.Get().([]byte)
+			defer hashBufs.Put(buf) //nolint:staticcheck // a slice header a megabyte is nothing
+			for _, f := range part {
+				if gctx.Err() != nil {
+					return context.Cause(gctx)
+				}
+				b := buf[:f.size]
+				if _, err := r.read(b, f.at); err != nil || sha256.Sum256(b) != f.sum {
+					mu.Lock()
+					w[f.sum] = f.places // still to be found
+					mu.Unlock()
+					continue
+				}
+				for _, i := range f.places {
+					full, err := a.write(i, b)
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					done = append(done, full...)
+					mu.Unlock()
+				}
+				n := int64(f.size) * int64(len(f.places))
+				a.local.Add(n)
+				a.opts.Progress.add(Delta{Bytes: n, Deduped: n})
+			}
+			return nil
+		})
+	}
+	return done, g.Wait()
 }
 
 // write writes the bytes of chunk number i into every file that it belongs
@@ -438,7 +592,7 @@ func (t *target) advance(a *assembly, just int, b []byte) error {
 var hashBufs = sync.Pool{New: func() any { return make([]byte, chunk.Max) }}
 
 // complete checks a file whose bytes are all there and gives it its name.
-func (a *assembly) complete(t *target) error {
+func (a *assembly) complete(ctx context.Context, t *target) error {
 	if t.f == nil {
 		f, _, err := a.w.Part(t.key, t.Size)
 		if err != nil {
@@ -471,6 +625,7 @@ func (a *assembly) complete(t *target) error {
 	a.result.Files++
 	a.mu.Unlock()
 	a.opts.Progress.add(Delta{Files: 1})
+	a.put(ctx, t)
 	return nil
 }
 
@@ -650,7 +805,7 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 		if sha256.Sum256(raw) != p.SHA256 {
 			return done, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
 		}
-		if err := f.write(p, raw); err != nil {
+		if err := f.write(ctx, p, raw); err != nil {
 			return done, &localError{err}
 		}
 		done++
@@ -659,7 +814,7 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 }
 
 // write writes a decoded piece wherever it is wanted.
-func (f *fetcher) write(p *piece, raw []byte) error {
+func (f *fetcher) write(ctx context.Context, p *piece, raw []byte) error {
 	a := f.a
 	a.fetched.Add(int64(p.Length))
 	a.opts.Progress.add(Delta{Bytes: int64(p.Size) * int64(len(p.places)), Stored: int64(p.Length)})
@@ -669,7 +824,7 @@ func (f *fetcher) write(p *piece, raw []byte) error {
 			return err
 		}
 		for _, t := range full {
-			if err := a.complete(t); err != nil {
+			if err := a.complete(ctx, t); err != nil {
 				return err
 			}
 		}
@@ -681,7 +836,7 @@ func (f *fetcher) write(p *piece, raw []byte) error {
 func (a *assembly) rest(ctx context.Context) error {
 	for _, t := range a.targets {
 		if t.Size == 0 && !t.right {
-			if err := a.complete(t); err != nil {
+			if err := a.complete(ctx, t); err != nil {
 				return err
 			}
 		}

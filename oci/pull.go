@@ -16,6 +16,7 @@ type PullOptions struct {
 	Include  []string // patterns of files; none: all
 	Exclude  []string
 	Seeds    []string // directories whose files may hold chunks of the artifact
+	Store    *Store   // shared with other pulls; nil: none
 	Progress layout.Progress
 
 	// Before is called with the digest that the reference was resolved to,
@@ -48,6 +49,7 @@ func (c *Client) pull(ctx context.Context, ref Reference, dir string, o PullOpti
 		return nil, err
 	}
 	defer r.Close()
+	r.cache = o.Store
 	d, err := r.Resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -83,6 +85,17 @@ func (c *Client) pull(ctx context.Context, ref Reference, dir string, o PullOpti
 		}
 		defer t.Close()
 		lo.Seeds = append(lo.Seeds, t)
+	}
+	if o.Store != nil {
+		if err := o.Store.add(ctx, ref, a.Descriptor); err != nil {
+			return nil, err
+		}
+		end, err := o.Store.turn(ctx, a.Descriptor.Digest, ix, lo.Select)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+		lo.Store, lo.Stored = &o.Store.files, o.Store.indexes(ix)
 	}
 	w, err := tree.NewWriter(dir)
 	if err != nil {

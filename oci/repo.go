@@ -41,6 +41,7 @@ type Repo struct {
 	remote *remote.Repository // of a registry
 	layout *oci.Store         // of a layout
 	write  *archiveWriter     // of an archive that is written
+	cache  *Store             // asked before store for manifests and small blobs; may be nil
 }
 
 // mode says what a Repo is opened for.
@@ -148,6 +149,9 @@ func (r *Repo) bytes(ctx context.Context, d ocispec.Descriptor, limit int64) ([]
 	if d.Size > limit {
 		return nil, fmt.Errorf("%s: %d bytes, more than the %d that are read", d.Digest, d.Size, limit)
 	}
+	if b, ok := r.cache.blob(d); ok {
+		return b, nil
+	}
 	rc, err := r.store.Fetch(ctx, d)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Digest, err)
@@ -160,7 +164,7 @@ func (r *Repo) bytes(ctx context.Context, d ocispec.Descriptor, limit int64) ([]
 	if int64(len(b)) != d.Size || digest.FromBytes(b) != d.Digest {
 		return nil, fmt.Errorf("%s: %w", d.Digest, ErrCorrupt)
 	}
-	return b, nil
+	return b, r.cache.keep(d, b)
 }
 
 // retried does something that a registry may fail at for a while, until it

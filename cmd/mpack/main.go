@@ -94,7 +94,7 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 authentication,
 			inspectCommand(), lsCommand(), catCommand(), diffCommand(),
 			copyCommand(), tagCommand(), tagsCommand(), rmCommand(),
 			logCommand(), gcCommand(), repackCommand(),
-			loginCommand(), logoutCommand(),
+			storeCommand(), loginCommand(), logoutCommand(),
 			serveCommand(), demoCommand(), versionCommand(), completionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides

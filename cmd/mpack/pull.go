@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"mpack/layout"
 	"mpack/oci"
 )
 
@@ -20,17 +21,26 @@ only the rest is fetched. Every chunk and every file is checked by its SHA-256,
 and a file gets its name only when it is complete. After an interruption the
 same command goes on where it was. Files that the artifact does not know stay.
 
+With --store, the pulls of a machine share what they fetch (see mpack store).
+Files come out of the store by --link: as copies that share their blocks
+(reflink) where the file system can (btrfs, XFS), else as plain copies; with
+hardlink they are the store's own files, read-only, and not to be changed.
+
 The digest that was pulled is printed on standard output.
 
 Examples:
   mpack pull registry.example.com/team/model:v3
   mpack pull registry.example.com/team/model:v3 -o ./model --include '*.json'
-  mpack pull registry.example.com/team/model:v4 -o ./v4 --seed ./v3`,
+  mpack pull registry.example.com/team/model:v4 -o ./v4 --seed ./v3
+  mpack pull --store /var/lib/mpack registry.example.com/team/model:v4 -o /models/v4`,
 		Flags: flags([]cli.Flag{
 			stringFlag("output", "write into `DIR`; default: the last element of the repository's path", "o"),
 			listFlag("include", "fetch only files that match `PATTERN`"),
 			listFlag("exclude", "leave out files that match `PATTERN`"),
 			listFlag("seed", "look for chunks in `DIR` before fetching them"),
+			stringFlag("store", "share what is fetched with other pulls, in `DIR`"),
+			&cli.StringFlag{Name: "link", Usage: "how files come out of the store: `auto`, reflink, hardlink or copy", Value: string(layout.LinkAuto), EnvVars: env("link"),
+				Action: oneOf("link", string(layout.LinkAuto), string(layout.LinkReflink), string(layout.LinkHard), string(layout.LinkCopy))},
 			formatFlag(),
 		}, outputFlags(), registryFlags()),
 		Action: pull,
@@ -53,18 +63,27 @@ func pull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	o := oci.PullOptions{
+		Include: c.StringSlice("include"),
+		Exclude: c.StringSlice("exclude"),
+		Seeds:   c.StringSlice("seed"),
+	}
+	link := layout.LinkMode(c.String("link"))
+	if s := c.String("store"); s != "" {
+		if o.Store, err = oci.OpenStore(c.Context, s, link); err != nil {
+			return err
+		}
+		defer o.Store.Close()
+	}
 	start := time.Now()
 	p := progressOf(c, "pull")
-	done, err := client.Pull(c.Context, ref, dir, oci.PullOptions{
-		Include:  c.StringSlice("include"),
-		Exclude:  c.StringSlice("exclude"),
-		Seeds:    c.StringSlice("seed"),
-		Progress: p.Func(),
-	})
+	o.Progress = p.Func()
+	done, err := client.Pull(c.Context, ref, dir, o)
 	p.Done()
 	if err != nil {
 		return err
 	}
+	warnOfStore(c, link, done)
 	took := time.Since(start)
 	digest := done.Artifact.Descriptor.Digest
 	if c.String("format") == "json" {
@@ -76,8 +95,9 @@ func pull(c *cli.Context) error {
 			Kept      int     `json:"filesKept"`
 			Fetched   int64   `json:"fetchedBytes"`
 			Local     int64   `json:"localBytes"`
+			Shared    int64   `json:"sharedBytes,omitempty"`
 			Seconds   float64 `json:"seconds"`
-		}{ref.String(), string(digest), dir, done.Files, done.Kept, done.Fetched, done.Local, took.Seconds()})
+		}{ref.String(), string(digest), dir, done.Files, done.Kept, done.Fetched, done.Local, done.Shared, took.Seconds()})
 	}
 	say(c, "%s@%s in %s", ref.Name(), digest, dir)
 	say(c, "wrote %s files, %s were right already; fetched %s, %s came from this machine", humanCount(int64(done.Files)), humanCount(int64(done.Kept)),
@@ -85,4 +105,21 @@ func pull(c *cli.Context) error {
 	say(c, "took %s", humanDuration(took))
 	fmt.Fprintln(c.App.Writer, digest)
 	return nil
+}
+
+// warnOfStore says what a user of the store must know of a pull.
+func warnOfStore(c *cli.Context, link layout.LinkMode, done *oci.Pulled) {
+	if done.Damaged > 0 {
+		say(c, "warning: %d files of the store were damaged and were fetched again", done.Damaged)
+	}
+	if done.Unkept != nil {
+		say(c, "warning: the store did not get every file: %v", done.Unkept)
+	}
+	switch {
+	case c.String("store") == "" || done.Files == 0:
+	case link == layout.LinkHard && done.Shared > 0:
+		say(c, "warning: files are hard links into the store and read-only: a change to one is a change for all who pulled it")
+	case (link == layout.LinkHard || link == layout.LinkReflink) && done.Shared == 0:
+		say(c, "warning: files were copied: %s is not possible between the store and the directory", link)
+	}
 }

@@ -28,7 +28,7 @@ Examples:
   mpack serve --addr 127.0.0.1:0     # a free port, printed when it is ready`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "addr", Usage: "listen on `HOST:PORT`", Value: "127.0.0.1:5000", EnvVars: env("addr")},
-			stringFlag("store", "keep blobs and manifests in `DIR`"),
+			&cli.StringFlag{Name: "store", Usage: "keep blobs and manifests in `DIR`"}, // MPACK_STORE is that of pulls
 		},
 		Action: func(c *cli.Context) error {
 			if err := maxArgs(c, 0); err != nil {

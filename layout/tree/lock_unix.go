@@ -9,11 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock takes the lock of an open file, which ends with the process at the
-// latest, or fails with [ErrBusy].
-func lock(f *os.File) error {
+// TryLock takes the lock of an open file, alone or shared with others, which
+// ends when the file is closed and with the process at the latest. It fails
+// with [ErrBusy] where another open file holds it. Locks bind only those who
+// ask for them.
+func TryLock(f *os.File, shared bool) error {
+	how := unix.LOCK_EX
+	if shared {
+		how = unix.LOCK_SH
+	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -99,7 +99,7 @@ func (w *Writer) enter() error {
 			}
 			return err
 		}
-		err = lock(f)
+		err = TryLock(f, false)
 		if err == nil && w.isCurrent(f) {
 			w.work, w.lock = work, f
 			return nil
@@ -245,15 +245,69 @@ func (w *Writer) Symlink(path, target string) error {
 	if old, err := w.root.Readlink(name); err == nil && old == target {
 		return nil
 	}
-	sum := sha256.Sum256([]byte(path))
-	tmp := "link-" + hex.EncodeToString(sum[:])
-	if err := w.work.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	tmp, err := w.linkName(path)
+	if err != nil {
 		return err
 	}
 	if err := w.work.Symlink(target, tmp); err != nil {
 		return err
 	}
 	return w.place(tmp, name)
+}
+
+// Link gives the regular file src, on the same file system, the further name
+// path in the directory. Whatever changes the file changes it under all its
+// names.
+func (w *Writer) Link(src *os.File, path string) error {
+	name, err := local(path)
+	if err != nil {
+		return err
+	}
+	tmp, err := w.linkName(path)
+	if err != nil {
+		return err
+	}
+	if err := LinkFile(src, filepath.Join(w.dir, workDir, tmp)); err != nil {
+		return err
+	}
+	if err := w.place(tmp, name); err != nil {
+		return err
+	}
+	// Moving a name over another of the same file does nothing, rename(2) says.
+	if err := w.work.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// linkName returns a free name in the work directory for the link at path.
+func (w *Writer) linkName(path string) (string, error) {
+	sum := sha256.Sum256([]byte(path))
+	tmp := "link-" + hex.EncodeToString(sum[:])
+	if err := w.work.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return tmp, nil
+}
+
+// LinkFile makes name, which must be free, a hard link to the open file src.
+// If the name that src was opened by has come to be another file's, it fails.
+func LinkFile(src *os.File, name string) error {
+	if err := os.Link(src.Name(), name); err != nil {
+		return err
+	}
+	want, err := src.Stat()
+	if err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	got, err := os.Lstat(name)
+	if err == nil && !os.SameFile(want, got) {
+		err = fmt.Errorf("%s: %w: replaced", src.Name(), ErrChanged)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
 }
 
 // Mkdir makes a directory and its parents, or leaves it alone if it is there.

@@ -1,0 +1,237 @@
+package layout
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"mpack/layout/tree"
+)
+
+// LinkMode says how a file in a [FileStore] and the same file in a directory
+// share their bytes. Where the mode is not possible the file is copied.
+type LinkMode string
+
+// The modes there are.
+const (
+	LinkAuto    LinkMode = "auto"     // by reflink where the file system can
+	LinkReflink LinkMode = "reflink"  // the same; for those who want to be told if it could not
+	LinkHard    LinkMode = "hardlink" // one read-only file with several names; executable files are copied
+	LinkCopy    LinkMode = "copy"     // not at all
+)
+
+// FileStore is a directory of files named by their SHA-256, from which trees
+// are assembled and to which they add:
+//
+//	DIR/<hex>      a file, read-only, complete when it has its name
+//	DIR/tmp-<any>  one that is being written, or was when its process was killed
+//
+// Any number of processes may use it at once. What is in it is not trusted: a
+// file is hashed whenever it is taken, chunks of it when they are, and one
+// that is not what its name says is removed and counts as missing. So nothing
+// has to be on the disk for sure, and a file may be removed at any time.
+type FileStore struct {
+	Dir  string
+	Link LinkMode // "": LinkAuto
+}
+
+// Name returns the path that the file of a hash has if it is there.
+func (s *FileStore) Name(h Hash) string { return filepath.Join(s.Dir, h.String()) }
+
+// Has reports whether a file seems to be there.
+func (s *FileStore) Has(f *File) bool {
+	fi, err := os.Lstat(s.Name(f.SHA256))
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == f.Size
+}
+
+// open opens a file whose content is to be verified.
+func (s *FileStore) open(f *File) (*os.File, error) {
+	if !s.Has(f) { // what has become a pipe would hang
+		return nil, fmt.Errorf("%s: %w", f.SHA256, fs.ErrNotExist)
+	}
+	return os.Open(s.Name(f.SHA256))
+}
+
+// taken is how a file came out of the store.
+type taken int
+
+const (
+	missing taken = iota
+	damaged       // there, but something else; it has been removed
+	copied
+	shared // by reflink or hard link
+)
+
+// take gives w the file f under its path. An error is one of writing: what
+// cannot be read is missing.
+func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key string) (taken, error) {
+	src, err := s.open(f)
+	if err != nil {
+		return missing, nil
+	}
+	defer src.Close()
+	if s.Link == LinkHard && f.Mode == ModeFile {
+		fi, err := src.Stat()
+		if err == nil && fi.Mode().Perm()&0o222 == 0 && fi.Mode().Perm()&0o111 == 0 {
+			if err := s.copy(ctx, nil, src, f); err != nil {
+				return s.drop(ctx, src)
+			}
+			if w.Link(src, f.Path) == nil {
+				return shared, nil
+			}
+		}
+	}
+	how := missing
+	var dst *os.File
+	if s.Link != LinkCopy && s.Link != LinkHard {
+		if dst, _, err = w.Part(key, 0); err != nil {
+			return missing, err
+		}
+		if tree.Clone(dst, src) == nil {
+			how = shared
+			err = s.copy(ctx, nil, dst, f) // of the clone, as the original may change
+		} else {
+			dst.Close()
+		}
+	}
+	if how == missing {
+		if dst, _, err = w.Part(key, f.Size); err != nil {
+			return missing, err
+		}
+		how = copied
+		err = s.copy(ctx, dst, src, f)
+	}
+	if err == nil {
+		return how, w.Commit(dst, key, f.Path, f.Mode == ModeExec)
+	}
+	dst.Close()
+	if writeErr, ok := err.(*localError); ok {
+		return missing, writeErr.err
+	}
+	return s.drop(ctx, src)
+}
+
+// copy reads src from its start, verifies that it is f, and writes it to dst
+// if that is not nil. Failures of dst are a [localError].
+func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File) error {
+	buf := make([]byte, 256<<10)
+	h := sha256.New()
+	for off := int64(0); off < f.Size; {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		b := buf[:min(int64(len(buf)), f.Size-off)]
+		if _, err := src.ReadAt(b, off); err != nil {
+			return err
+		}
+		h.Write(b)
+		if dst != nil {
+			if _, err := dst.WriteAt(b, off); err != nil {
+				return &localError{err}
+			}
+		}
+		off += int64(len(b))
+	}
+	if Hash(h.Sum(nil)) != f.SHA256 {
+		return fmt.Errorf("%s: %w", src.Name(), ErrCorrupt)
+	}
+	return nil
+}
+
+// drop removes a file that is not what its name says, unless that is not known
+// because the time is over.
+func (s *FileStore) drop(ctx context.Context, src *os.File) (taken, error) {
+	if ctx.Err() != nil {
+		return missing, context.Cause(ctx)
+	}
+	was, err := src.Stat()
+	if err != nil {
+		return damaged, nil
+	}
+	// Another process may have put a good one in its place by now.
+	if now, err := os.Lstat(src.Name()); err == nil && os.SameFile(was, now) {
+		_ = os.Remove(src.Name()) // who may not remove it does not use it either
+	}
+	return damaged, nil
+}
+
+// put adds the file f, which lies complete in w's directory, unless it is
+// there. It reports whether the two share their bytes.
+func (s *FileStore) put(ctx context.Context, w *tree.Writer, f *File) (bool, error) {
+	if f.Size == 0 || s.Has(f) {
+		return false, nil
+	}
+	src, _, err := w.Existing(f.Path)
+	if err != nil {
+		return false, err
+	}
+	defer src.Close()
+	tmp, err := os.CreateTemp(s.Dir, "tmp-*")
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if s.Link == LinkHard && f.Mode == ModeFile {
+		link := tmp.Name() + "-link"
+		if tree.LinkFile(src, link) == nil {
+			err := os.Chmod(link, 0o444)
+			if err == nil {
+				err = os.Rename(link, s.Name(f.SHA256))
+			}
+			if err != nil {
+				os.Remove(link)
+			}
+			return err == nil, err
+		}
+	}
+	clone := s.Link != LinkCopy && s.Link != LinkHard && tree.Clone(tmp, src) == nil
+	if !clone {
+		if _, err := io.CopyBuffer(onlyWriter{tmp}, onlyReader{ctx, src}, make([]byte, 256<<10)); err != nil {
+			return false, err
+		}
+	}
+	if err := tmp.Chmod(0o444); err != nil {
+		return false, err
+	}
+	if err := tmp.Close(); err != nil { // Windows does not move an open file
+		return false, err
+	}
+	return clone, os.Rename(tmp.Name(), s.Name(f.SHA256))
+}
+
+// Check hashes the file of a hash and removes it if it is another; then the
+// error is [ErrCorrupt].
+func (s *FileStore) Check(ctx context.Context, h Hash) error {
+	src, err := os.Open(s.Name(h))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	fi, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	err = s.copy(ctx, nil, src, &File{SHA256: h, Size: fi.Size()})
+	if err != nil && ctx.Err() == nil {
+		_, _ = s.drop(ctx, src)
+		err = fmt.Errorf("%s: %w", src.Name(), ErrCorrupt)
+	}
+	return err
+}
+
+// sources returns the stream of an index as the store has it: files that are
+// not there cannot be opened.
+func (s *FileStore) sources(ix *Index) []source {
+	var ss []source
+	for i := range ix.Files {
+		if f := &ix.Files[i]; f.Regular() {
+			ss = append(ss, source{path: f.Path, size: f.Size, open: func() (*os.File, error) { return s.open(f) }})
+		}
+	}
+	return ss
+}
