@@ -228,6 +228,9 @@ func (w *walker) file(f place, fi fs.FileInfo) {
 		w.problems.add(unreadable, f.path)
 		return
 	}
+	if f.real != filepath.Join(w.tree.dir, filepath.FromSlash(f.path)) {
+		w.tree.outside[f.path] = f.real // behind a symlink that was followed, to it or to a directory above
+	}
 	w.add(Entry{Path: f.path, Exec: perm&0o100 != 0, Size: fi.Size()})
 }
 
@@ -280,7 +283,6 @@ func (w *walker) symlink(d, s place) error {
 		return w.walk(s)
 	case !s.verdict.in:
 	case mode.IsRegular():
-		w.tree.outside[s.path] = real
 		w.file(s, fi)
 	default:
 		w.problems.add(special, s.path+" -> "+raw)

@@ -361,7 +361,8 @@ func (w *Writer) Close() error {
 	errs = append(errs, err)
 	if err == nil && len(names) == 0 {
 		// The lock is held until its file has gone, so that whoever takes it finds out.
-		errs = append(errs, w.work.Remove(lockFile), w.root.Remove(workDir))
+		errs = append(errs, w.work.Remove(lockFile))
+		_ = w.root.Remove(workDir) // the next Writer may have moved in by now
 	}
 	errs = append(errs, w.work.Close(), w.lock.Close(), w.root.Close())
 	return errors.Join(errs...)

@@ -1,0 +1,144 @@
+package layout_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"mpack/layout"
+)
+
+// stored makes options of a store that knows artifacts.
+func stored(dir string, link layout.LinkMode, known ...*layout.Packed) layout.AssembleOptions {
+	return layout.AssembleOptions{
+		Store: &layout.FileStore{Dir: dir, Link: link},
+		Stored: func(yield func(*layout.Index) bool) {
+			for _, p := range known {
+				if !yield(p.Index) {
+					return
+				}
+			}
+		},
+	}
+}
+
+func TestStoreServesFilesAndChunksOfOtherVersions(t *testing.T) {
+	dir, b := sample(t), &blobs{}
+	p1 := pack(t, dir, layout.PackOptions{}, b)
+	for _, link := range []layout.LinkMode{layout.LinkAuto, layout.LinkReflink, layout.LinkHard, layout.LinkCopy} {
+		t.Run(string(link), func(t *testing.T) {
+			store := t.TempDir()
+			first := t.TempDir()
+			done := assemble(t, p1, b, first, stored(store, link))
+			same(t, dir, first)
+			if done.Unkept != nil {
+				t.Fatal(done.Unkept)
+			}
+
+			b.fetched = 0
+			again := t.TempDir()
+			done = assemble(t, p1, b, again, stored(store, link))
+			same(t, dir, again)
+			if b.fetched != 0 || done.Local != p1.Index.Size() {
+				t.Errorf("fetched %d bytes of what the store has, found %d of %d", b.fetched, done.Local, p1.Index.Size())
+			}
+			if link == layout.LinkHard && done.Shared == 0 {
+				t.Error("no file is a hard link")
+			}
+
+			next := t.TempDir()
+			if err := os.CopyFS(next, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			write(t, next, "model.safetensors", safetensors(3<<20, 1, 2, 77, 4))
+			if err := os.Rename(filepath.Join(next, "data"), filepath.Join(next, "moved")); err != nil {
+				t.Fatal(err)
+			}
+			p2 := pack(t, next, layout.PackOptions{}, b)
+			b.fetched = 0
+			out := t.TempDir()
+			assemble(t, p2, b, out, stored(store, link, p1))
+			same(t, next, out)
+			if b.fetched > 4<<20 {
+				t.Errorf("fetched %d bytes for 3 MiB of change", b.fetched)
+			}
+		})
+	}
+}
+
+func TestStoreOfDamagedFilesServesNone(t *testing.T) {
+	dir, b := sample(t), &blobs{}
+	p := pack(t, dir, layout.PackOptions{}, b)
+	store := t.TempDir()
+	assemble(t, p, b, t.TempDir(), stored(store, layout.LinkCopy))
+	names, err := filepath.Glob(filepath.Join(store, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			data[len(data)/3] ^= 1
+		} else {
+			data = data[:len(data)/2]
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, data, 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []layout.LinkMode{layout.LinkHard, layout.LinkAuto} {
+		out := t.TempDir()
+		done := assemble(t, p, b, out, stored(store, link, p))
+		same(t, dir, out)
+		if link == layout.LinkHard && done.Damaged == 0 {
+			t.Error("no damage was noticed")
+		}
+	}
+	for _, name := range names {
+		var h layout.Hash
+		if err := h.UnmarshalText([]byte(filepath.Base(name))); err != nil {
+			t.Fatal(err)
+		}
+		if err := (&layout.FileStore{Dir: store}).Check(t.Context(), h); err != nil {
+			t.Errorf("not mended: %v", err)
+		}
+	}
+}
+
+func TestAStoreThatCannotBeWrittenEndsNoPull(t *testing.T) {
+	dir, b := sample(t), &blobs{}
+	p := pack(t, dir, layout.PackOptions{}, b)
+	out := t.TempDir()
+	done := assemble(t, p, b, out, stored(filepath.Join(t.TempDir(), "gone"), layout.LinkAuto))
+	same(t, dir, out)
+	if done.Unkept == nil {
+		t.Error("nothing says that the store has nothing")
+	}
+}
+
+// What is right in the destination already is a seed by its index alone.
+func TestAFileThatIsRightServesItsChunks(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "a.safetensors", safetensors(2<<20, 1, 2, 3, 4))
+	write(t, dir, "b.safetensors", safetensors(2<<20, 4, 3, 9))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	out := t.TempDir()
+	data, err := os.ReadFile(filepath.Join(dir, "a.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, out, "a.safetensors", slices.Clone(data))
+	b.fetched = 0
+	assemble(t, p, b, out, layout.AssembleOptions{})
+	same(t, dir, out)
+	if b.fetched > 5<<19 {
+		t.Errorf("fetched %d bytes for one tensor of 2 MiB", b.fetched)
+	}
+}
