@@ -28,6 +28,13 @@ import (
 // serve a part may return the whole layer from its start, and says so.
 type Fetch func(ctx context.Context, layer int, offset, length int64) (body io.ReadCloser, whole bool, err error)
 
+// Final is what an error of Fetch may be, to say whether asking again is in
+// vain. Any other error is taken for one that passes, but for a few times only.
+type Final interface {
+	error
+	Final() bool
+}
+
 // AssembleOptions are how a tree is put together. The zero value is good.
 type AssembleOptions struct {
 	Select   func(path string) bool // which files; nil: all
@@ -67,9 +74,11 @@ func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fe
 		o.Workers = max(4, runtime.GOMAXPROCS(0))
 	}
 	a := &assembly{ix: ix, layers: layers, w: w, fetch: fetch, opts: o}
+	a.commits.SetLimit(smallCommits)
 	a.plan()
 	for _, step := range []func(context.Context) error{a.keep, a.take, a.resume, a.seed, a.fetchAll, a.rest} {
 		if err := step(ctx); err != nil {
+			_ = a.commits.Wait() // err is the cause, or as good as what they met
 			a.closeAll()
 			return nil, err
 		}
@@ -88,6 +97,7 @@ type assembly struct {
 	targets []*target // selected regular files, in stream order
 	starts  []int64   // of each chunk in the stream
 
+	commits errgroup.Group // of small files
 	mu      sync.Mutex
 	fetched atomic.Int64
 	local   atomic.Int64
@@ -284,7 +294,6 @@ func (a *assembly) resume(ctx context.Context) error {
 	for _, t := range ts {
 		t.have = make([]bool, t.last-t.first)
 		t.missing.Store(int32(t.last - t.first))
-		t.sum = sha256.New()
 	}
 	return a.each(ctx, ts, func(ctx context.Context, t *target) error {
 		if t.Size < ownRun {
@@ -402,7 +411,10 @@ func (a *assembly) seed(ctx context.Context) error {
 			}
 		}
 	}
-	return a.each(ctx, done, func(ctx context.Context, t *target) error { return a.complete(ctx, t) })
+	if err := a.each(ctx, done, func(ctx context.Context, t *target) error { return a.complete(ctx, t) }); err != nil {
+		return err
+	}
+	return a.commits.Wait()
 }
 
 // find is a wanted chunk that may lie at a place of a stream.
@@ -563,6 +575,9 @@ func (a *assembly) writePart(t *target, b []byte, off int64) error {
 // little is left to be read when the last chunk has come. b is what was just
 // written of chunk number just; sumMu is held.
 func (t *target) advance(a *assembly, just int, b []byte) error {
+	if t.sum == nil {
+		t.sum = sha256.New()
+	}
 	var buf []byte
 	for ; t.first+t.next < t.last; t.next++ {
 		i := t.first + t.next
@@ -616,7 +631,22 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 		return fmt.Errorf("%s: %w: its chunks do not make the SHA-256 that the index states", t.Path, ErrCorrupt)
 	}
 	f := t.f
-	t.f = nil
+	t.f, t.sum = nil, nil
+	if t.Size < ownRun {
+		ctx := context.WithoutCancel(ctx) // the step that began it may end before it does
+		a.commits.Go(func() error { return a.commit(ctx, t, f) })
+		return nil
+	}
+	return a.commit(ctx, t, f)
+}
+
+// smallCommits is how many small files are brought to the disk at once: file
+// systems write their journal once for all who wait for it. Of 20,000 files,
+// 4 at once took 9.8 s on ext4, 64 took 3.1 s.
+const smallCommits = 64
+
+// commit gives the checked file f of t its name.
+func (a *assembly) commit(ctx context.Context, t *target, f *os.File) error {
 	if err := a.w.Commit(f, t.key, t.Path, t.Mode == ModeExec); err != nil {
 		return fmt.Errorf("%s: %w", t.Path, err)
 	}
@@ -755,8 +785,8 @@ func (e *localError) Unwrap() error { return e.err }
 // retryable reports whether a transfer that failed may succeed when begun
 // again: any but those whose source says that it will not.
 func retryable(err error) bool {
-	var final interface{ Temporary() bool }
-	return !errors.As(err, &final) || final.Temporary()
+	var f Final
+	return !errors.As(err, &f) || !f.Final()
 }
 
 // run returns how many pieces from the first on come with one request.
@@ -840,6 +870,11 @@ func (a *assembly) rest(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if err := a.commits.Wait(); err != nil {
+		return err
+	}
+	for _, t := range a.targets {
 		if !t.right {
 			return fmt.Errorf("%s: %w: chunks are missing", t.Path, ErrCorrupt)
 		}

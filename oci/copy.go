@@ -269,6 +269,10 @@ func (r *Repo) Tags(ctx context.Context) ([]string, error) {
 		}
 		return nil
 	})
+	var resp *errcode.ErrorResponse
+	if errors.As(err, &resp) && resp.StatusCode == http.StatusNotFound {
+		err = fmt.Errorf("%w: the registry knows no such repository", ErrNotFound)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tags of %s: %w", r.Ref.Name(), err)
 	}

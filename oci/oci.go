@@ -12,6 +12,7 @@
 package oci
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -47,11 +48,7 @@ var (
 // checkManifest makes sure that a manifest is one of mpack's.
 func checkManifest(m *ocispec.Manifest) error {
 	if m.ArtifactType != TypeModel && m.ArtifactType != TypeCorpus {
-		what := m.ArtifactType
-		if what == "" {
-			what = m.Config.MediaType
-		}
-		return fmt.Errorf("%w: it is a %s", ErrNotArtifact, what)
+		return fmt.Errorf("%w: its type is %s", ErrNotArtifact, cmp.Or(m.ArtifactType, m.Config.MediaType, "not stated"))
 	}
 	if m.Config.MediaType != TypeConfig || m.Config.Size > maxConfig || m.Config.Size < 0 {
 		return fmt.Errorf("%w: config %s of %d bytes", ErrNotArtifact, m.Config.MediaType, m.Config.Size)

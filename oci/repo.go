@@ -74,7 +74,7 @@ func (c *Client) open(ctx context.Context, ref Reference, m mode) (*Repo, error)
 		}
 		s, err := oci.NewWithContext(ctx, ref.Path)
 		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", ref.Name(), err)
+			return nil, fmt.Errorf("open %s: %w", ref.Name(), damaged(err))
 		}
 		r.layout, r.store = s, s
 	case Archive:
@@ -91,13 +91,22 @@ func (c *Client) open(ctx context.Context, ref Reference, m mode) (*Repo, error)
 			if errors.Is(err, os.ErrNotExist) {
 				err = fmt.Errorf("%w: no such file", ErrNotFound)
 			}
-			return nil, fmt.Errorf("open %s: %w", ref.Name(), err)
+			return nil, fmt.Errorf("open %s: %w", ref.Name(), damaged(err))
 		}
 		r.store = s
 	default:
 		return nil, fmt.Errorf("%w: scheme %q", ErrReference, ref.Scheme)
 	}
 	return r, nil
+}
+
+// damaged makes an [ErrCorrupt] of what says that a layout's manifests are not
+// what its index.json lists: oras-go reads them all when it opens one.
+func damaged(err error) error {
+	if errors.Is(err, content.ErrMismatchedDigest) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, content.ErrTrailingData) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
 }
 
 // Close ends the use of the repo.
@@ -130,6 +139,9 @@ func (r *Repo) Resolve(ctx context.Context) (ocispec.Descriptor, error) {
 		name = r.Ref.Tag
 	}
 	d, err := r.store.Resolve(ctx, name)
+	if errors.Is(err, ErrNotFound) {
+		err = ErrNotFound // oras-go's repeats the reference
+	}
 	if err != nil {
 		return d, fmt.Errorf("resolve %s: %w", r.Ref, err)
 	}
@@ -192,7 +204,7 @@ func (r *Repo) retried(ctx context.Context, again func(), do func() error) error
 func transient(err error) bool {
 	var resp *errcode.ErrorResponse
 	if errors.As(err, &resp) {
-		return resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode >= 500
+		return passing(resp.StatusCode)
 	}
 	var netErr net.Error
 	return errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
@@ -266,17 +278,14 @@ func (r *Repo) openRange(ctx context.Context, d ocispec.Descriptor, offset, leng
 		if err != nil {
 			return nil, false, err
 		}
-		if offset > 0 {
-			if s, ok := rc.(io.Seeker); ok {
-				if _, err := s.Seek(offset, io.SeekStart); err != nil {
-					rc.Close()
-					return nil, false, err
-				}
-				return rc, false, nil
+		if s, ok := rc.(io.Seeker); ok && offset > 0 {
+			if _, err := s.Seek(offset, io.SeekStart); err != nil {
+				rc.Close()
+				return nil, false, err
 			}
-			return rc, true, nil
+			return &sizedBlob{rc, d.Size - offset}, false, nil
 		}
-		return rc, false, nil
+		return &sizedBlob{rc, d.Size}, offset > 0, nil
 	}
 	ref := r.remote.Reference
 	ref.Reference = d.Digest.String()
@@ -312,6 +321,22 @@ func (r *Repo) openRange(ctx context.Context, d ocispec.Descriptor, offset, leng
 	return nil, false, responseError(resp)
 }
 
+// sizedBlob is a blob of a layout or archive with left bytes to come. That it
+// ends before is damage; of a registry it would be a broken connection.
+type sizedBlob struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *sizedBlob) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if err == io.EOF && b.left > 0 {
+		err = fmt.Errorf("%w: the blob is %d bytes short", ErrCorrupt, b.left)
+	}
+	return n, err
+}
+
 // statusError is a registry's answer that is not what was asked for.
 type statusError struct {
 	method, where string
@@ -327,9 +352,13 @@ func (e *statusError) Error() string {
 	return s
 }
 
-// Temporary reports whether asking again may help.
-func (e *statusError) Temporary() bool {
-	return e.code == http.StatusTooManyRequests || e.code == http.StatusRequestTimeout || e.code >= 500
+// Final implements [layout.Final].
+func (e *statusError) Final() bool { return !passing(e.code) }
+
+// passing reports whether a registry that answers so may answer otherwise
+// when asked again.
+func passing(code int) bool {
+	return code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500
 }
 
 func (e *statusError) Is(target error) bool {
