@@ -27,6 +27,7 @@ func newSpool(free chan []byte) *spool {
 	select {
 	case s.mem = <-free:
 	default:
+		s.mem = make([]byte, 0, spoolMemory) // of which the system gives what is written to
 	}
 	return s
 }

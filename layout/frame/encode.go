@@ -199,23 +199,36 @@ func (e *Encoder) shrinks(p []byte) bool {
 	return data < len(s)-len(s)/32
 }
 
+// Of every repeatStride bytes of a large chunk, repeats looks at the first
+// repeatRun.
+const (
+	repeatRun    = 1 << 10
+	repeatStride = 4 << 10
+)
+
 // repeats reports whether the 8-byte words of p come again: of those at
-// multiples of 8 bytes, the share of one in sixteen, chosen by hash so that
-// equal words are chosen alike.
+// multiples of 8 bytes in the runs that it looks at, the share of one in
+// sixteen, chosen by hash so that equal words are chosen alike.
 func (e *Encoder) repeats(p []byte) bool {
 	clear(e.seen[:])
+	stride := repeatStride
+	if len(p) < 64<<10 {
+		stride = repeatRun
+	}
 	var words, again int
-	for ; len(p) >= 8; p = p[8:] {
-		w := binary.LittleEndian.Uint64(p)
-		h := w * 0x9E3779B97F4A7C15
-		if h>>60 != 0 {
-			continue
-		}
-		words++
-		if at := h >> 48; e.seen[at] == w {
-			again++
-		} else {
-			e.seen[at] = w
+	for ; len(p) >= 8; p = p[min(stride, len(p)):] {
+		for q := p[:min(repeatRun, len(p))]; len(q) >= 8; q = q[8:] {
+			w := binary.LittleEndian.Uint64(q)
+			h := w * 0x9E3779B97F4A7C15
+			if h>>60 != 0 {
+				continue
+			}
+			words++
+			if at := h >> 48; e.seen[at] == w {
+				again++
+			} else {
+				e.seen[at] = w
+			}
 		}
 	}
 	return again > words/64
