@@ -21,9 +21,9 @@ type Meter struct {
 	open     sync.WaitGroup
 }
 
-// NewMeter listens in front of an address.
-func NewMeter(to string) (*Meter, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// NewMeter listens on a free port of host in front of an address.
+func NewMeter(host, to string) (*Meter, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}

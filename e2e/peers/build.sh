@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # build.sh [GROUP...]: brings what the end-to-end tests need besides mpack, each at a pinned version, and prints where it
-# is. What is there already stays. Groups: registries, clients, signing; none: registries and clients.
-# Built through the Go module proxy; docker-registry is Debian's, unpacked but not installed, so that no service starts.
+# is. What is there already stays. Groups: registries, clients, signing, bench; none: registries and clients.
+# Built through the Go module proxy; docker-registry is Debian's, unpacked but not installed, so that no service starts;
+# the command-line tools that bench compares with are Debian's too, and installed.
 set -euo pipefail
 cd "$(dirname "$0")"
 bin=${MPACK_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/mpack-e2e/bin}
@@ -43,7 +44,18 @@ for group; do
   signing)
     install cosign github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
     install cosign3 github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3 ;;
-  *) echo "build.sh: no group $group; there are registries, clients and signing" >&2; exit 2 ;;
+  bench)
+    if [ ! -x "$bin/modctl" ]; then
+      echo "building modctl" >&2
+      (cd modctl && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build "${flags[@]}" -o "$work/modctl" github.com/modelpack/modctl)
+      mv "$work/modctl" "$bin/modctl"
+    fi
+    debian=(restic casync git git-lfs iproute2 util-linux)
+    if ! dpkg -s "${debian[@]}" >/dev/null 2>&1; then
+      apt-get update -qq >&2
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${debian[@]}" >&2
+    fi ;;
+  *) echo "build.sh: no group $group; there are registries, clients, signing and bench" >&2; exit 2 ;;
   esac
 done
 echo "$bin"
