@@ -92,6 +92,7 @@ func (s *stored) print() {
 func measureSeries(o options, name string, versions int, first func(string) error, changes []change) (_ *stored, err error) {
 	work := filepath.Join(o.dir, name)
 	dir := filepath.Join(work, "tree")
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	if err := first(dir); err != nil {
 		return nil, err
 	}
@@ -102,7 +103,6 @@ func measureSeries(o options, name string, versions int, first func(string) erro
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	s := &stored{bytes: make([][]int64, len(keepers)), cpu: make([]time.Duration, len(keepers))}
 	for _, k := range keepers {
 		s.tools = append(s.tools, k.name)
