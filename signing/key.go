@@ -238,7 +238,7 @@ type keypair struct {
 	public crypto.PublicKey
 	algo   signature.AlgorithmDetails
 	name   string
-	der    []byte
+	hint   string
 }
 
 func newKeypair(sv signature.SignerVerifier) (*keypair, error) {
@@ -247,8 +247,8 @@ func newKeypair(sv signature.SignerVerifier) (*keypair, error) {
 	if k.public, err = sv.PublicKey(); err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}
-	if k.der, err = x509.MarshalPKIXPublicKey(k.public); err != nil {
-		return nil, fmt.Errorf("public key: %w", err)
+	if k.hint, err = keyHint(k.public); err != nil {
+		return nil, err
 	}
 	switch k.public.(type) {
 	case *ecdsa.PublicKey:
@@ -276,10 +276,16 @@ func (k *keypair) GetKeyAlgorithm() string { return k.name }
 
 func (k *keypair) GetPublicKey() crypto.PublicKey { return k.public }
 
-// GetHint is cosign's: base64 of the SHA-256 of the key in DER.
-func (k *keypair) GetHint() []byte {
-	h := sha256.Sum256(k.der)
-	return []byte(base64.StdEncoding.EncodeToString(h[:]))
+func (k *keypair) GetHint() []byte { return []byte(k.hint) }
+
+// keyHint is cosign's name for a key: base64 of the SHA-256 of its DER form.
+func keyHint(public crypto.PublicKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("public key: %w", err)
+	}
+	h := sha256.Sum256(der)
+	return base64.StdEncoding.EncodeToString(h[:]), nil
 }
 
 func (k *keypair) GetPublicKeyPem() (string, error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -21,11 +22,11 @@ import (
 	_ "github.com/sigstore/cosign/v2/pkg/providers/all" // ambient OIDC tokens
 	cosigntypes "github.com/sigstore/cosign/v2/pkg/types"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
-	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // The public good instance of sigstore.
@@ -317,13 +318,7 @@ func hasMaterial(l ocispec.Descriptor) bool {
 func simpleSigning(s Subject, annotations map[string]string) ([]byte, error) {
 	// weak: a layout's name need not be a registry's
 	repo, err := name.NewRepository(s.Repository, name.WeakValidation)
-	var optional map[string]any
-	for k, v := range annotations {
-		if optional == nil {
-			optional = map[string]any{}
-		}
-		optional[k] = v
-	}
+	optional := anyValues(annotations)
 	if err == nil {
 		return payload.Cosign{Image: repo.Digest(s.Descriptor.Digest.String()), Annotations: optional}.MarshalJSON()
 	}
@@ -335,11 +330,11 @@ func simpleSigning(s Subject, annotations map[string]string) ([]byte, error) {
 }
 
 // legacyOptions are a bundle's verification material as layer annotations.
-func (se *session) legacyOptions(b *protobundle.Bundle, stamps []*timestamp) []static.Option {
+func (se *session) legacyOptions(b *protobundle.Bundle, stamps []*protocommon.RFC3161SignedTimestamp) []static.Option {
 	var opts []static.Option
 	m := b.GetVerificationMaterial()
 	if c := m.GetCertificate(); c != nil {
-		opts = append(opts, static.WithCertChain(certificatePEM(c.GetRawBytes()), se.chain))
+		opts = append(opts, static.WithCertChain(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.GetRawBytes()}), se.chain))
 	}
 	if e := m.GetTlogEntries(); len(e) > 0 {
 		opts = append(opts, static.WithBundle(&bundle.RekorBundle{
@@ -364,15 +359,7 @@ func (se *session) referrer(ctx context.Context, s Subject, st statement) (Signa
 	if err != nil {
 		return Signature{}, err
 	}
-	out, err := protojson.Marshal(b)
-	if err != nil {
-		return Signature{}, err
-	}
-	d, err := writeBundle(ctx, s, out, st.PredicateType)
-	if err != nil {
-		return Signature{}, err
-	}
-	return written(Bundle, d, b, raw, nil), nil
+	return se.writeStatement(ctx, s, st, b, raw)
 }
 
 // statement signs a statement in a DSSE envelope.

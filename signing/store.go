@@ -26,11 +26,16 @@ import (
 
 // What a hostile registry is let do at most.
 const (
-	maxManifest   = 4 << 20  // bytes
-	maxPayload    = 1 << 20  // bytes of a simplesigning payload
-	maxEnvelope   = 64 << 20 // bytes of an attestation: SBOMs are large
-	maxSignatures = 500      // looked at for one subject
+	maxManifest   = 4 << 20   // bytes
+	maxPayload    = 1 << 20   // bytes of a simplesigning payload
+	maxEnvelope   = 64 << 20  // bytes of an attestation: SBOMs are large
+	maxSignatures = 500       // looked at for one subject
+	maxTotal      = 512 << 20 // bytes of all that is looked at for one subject
 )
+
+// errBroken marks what is there but cannot be a signature or attestation:
+// damaged, oversized, missing its blob. A registry that fails is not that.
+var errBroken = errors.New("unreadable")
 
 const (
 	simpleSigningType = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -61,10 +66,18 @@ type bundleEntry struct {
 
 // fetch reads a blob or manifest of at most limit bytes and checks its digest.
 func fetch(ctx context.Context, from content.Fetcher, d ocispec.Descriptor, limit int64) ([]byte, error) {
-	if d.Size > limit {
-		return nil, fmt.Errorf("%s: %d bytes, more than the %d that are read", d.Digest, d.Size, limit)
+	if err := d.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: digest %q: %w", errBroken, d.Digest, err)
+	}
+	if d.Size < 0 || d.Size > limit {
+		return nil, fmt.Errorf("%w: %s: %d bytes, more than the %d that are read", errBroken, d.Digest, d.Size, limit)
 	}
 	b, err := content.FetchAll(ctx, from, d)
+	for _, broken := range []error{errdef.ErrNotFound, content.ErrMismatchedDigest, content.ErrTrailingData, content.ErrInvalidDescriptorSize} {
+		if errors.Is(err, broken) {
+			return nil, fmt.Errorf("%w: %s: %w", errBroken, d.Digest, err)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", d.Digest, err)
 	}
@@ -86,24 +99,29 @@ func legacyManifest(ctx context.Context, s Subject, suffix string) (m ocispec.Ma
 		return m, d, false, fmt.Errorf("%s: %w", tag, err)
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return m, d, false, fmt.Errorf("%s: %w", tag, err)
+		return m, d, false, fmt.Errorf("%s: %w: %w", tag, errBroken, err)
 	}
 	if len(m.Layers) > maxSignatures {
-		return m, d, false, fmt.Errorf("%s: %d signatures, more than the %d that are looked at", tag, len(m.Layers), maxSignatures)
+		return m, d, false, fmt.Errorf("%s: %w: %d signatures, more than the %d that are looked at", tag, errBroken, len(m.Layers), maxSignatures)
 	}
 	return m, d, true, nil
 }
 
-// legacyEntries reads the layers of the subject's .sig or .att manifest.
-func legacyEntries(ctx context.Context, s Subject, suffix string, limit int64) ([]legacyEntry, error) {
+// legacyEntries reads the layers of the subject's .sig or .att manifest that
+// have the media type.
+func legacyEntries(ctx context.Context, s Subject, suffix, mediaType string, limit int64) ([]legacyEntry, error) {
 	m, d, found, err := legacyManifest(ctx, s, suffix)
 	if err != nil || !found {
 		return nil, err
 	}
 	entries := make([]legacyEntry, 0, len(m.Layers))
+	total := int64(0)
 	for _, l := range m.Layers {
-		if l.MediaType != simpleSigningType && l.MediaType != dsseType {
+		if l.MediaType != mediaType {
 			continue
+		}
+		if total += l.Size; total > maxTotal {
+			return nil, fmt.Errorf("%s: %w: more than the %d bytes that are looked at", s.attachedTag(suffix), errBroken, maxTotal)
 		}
 		e := legacyEntry{manifest: d}
 		payload, err := fetch(ctx, s.Target, l, limit)
@@ -129,22 +147,26 @@ func parseLegacy(l ocispec.Descriptor, payload []byte) (oci.Signature, error) {
 	if raw := a[static.BundleAnnotationKey]; raw != "" {
 		var b bundle.RekorBundle
 		if err := json.Unmarshal([]byte(raw), &b); err != nil {
-			return nil, fmt.Errorf("annotation %s: %w", static.BundleAnnotationKey, err)
+			return nil, fmt.Errorf("%w: annotation %s: %w", errBroken, static.BundleAnnotationKey, err)
 		}
 		// cosign asserts that it is one
 		if _, ok := b.Payload.Body.(string); !ok {
-			return nil, fmt.Errorf("annotation %s: body is not a string", static.BundleAnnotationKey)
+			return nil, fmt.Errorf("%w: annotation %s: body is not a string", errBroken, static.BundleAnnotationKey)
 		}
 		opts = append(opts, static.WithBundle(&b))
 	}
 	if raw := a[static.RFC3161TimestampAnnotationKey]; raw != "" {
 		var t bundle.RFC3161Timestamp
 		if err := json.Unmarshal([]byte(raw), &t); err != nil {
-			return nil, fmt.Errorf("annotation %s: %w", static.RFC3161TimestampAnnotationKey, err)
+			return nil, fmt.Errorf("%w: annotation %s: %w", errBroken, static.RFC3161TimestampAnnotationKey, err)
 		}
 		opts = append(opts, static.WithRFC3161Timestamp(&t))
 	}
-	return static.NewSignature(payload, a[static.SignatureAnnotationKey], opts...)
+	sig, err := static.NewSignature(payload, a[static.SignatureAnnotationKey], opts...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return sig, nil
 }
 
 // appendLegacy adds a layer to the subject's .sig or .att manifest, and moves
@@ -243,55 +265,59 @@ func bundleEntries(ctx context.Context, s Subject) ([]bundleEntry, error) {
 		return nil, fmt.Errorf("referrers of %s: %w", s.Descriptor.Digest, err)
 	}
 	var entries []bundleEntry
+	total := 0
 	for _, r := range referrers {
 		if r.MediaType != ocispec.MediaTypeImageManifest || r.ArtifactType != "" && r.ArtifactType != ocispec.MediaTypeEmptyJSON && !strings.HasPrefix(r.ArtifactType, bundleTypePrefix) {
 			continue
 		}
 		if len(entries) == maxSignatures {
-			return nil, fmt.Errorf("referrers of %s: more than the %d that are looked at", s.Descriptor.Digest, maxSignatures)
+			return nil, fmt.Errorf("referrers of %s: %w: more than the %d that are looked at", s.Descriptor.Digest, errBroken, maxSignatures)
 		}
-		b, err := bundleOf(ctx, s, r)
+		raw, err := readBundle(ctx, s, r)
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		if b != nil || err != nil {
-			entries = append(entries, bundleEntry{r, b, err})
+		if total += len(raw); total > maxTotal {
+			return nil, fmt.Errorf("referrers of %s: %w: more than the %d bytes that are looked at", s.Descriptor.Digest, errBroken, maxTotal)
+		}
+		e := bundleEntry{manifest: r, err: err}
+		if err == nil && raw != nil {
+			e.bundle, e.err = parseBundle(raw)
+		}
+		if e.bundle != nil || e.err != nil {
+			entries = append(entries, e)
 		}
 	}
 	return entries, nil
 }
 
-// bundleOf reads the bundle that a referrer holds; nil if it holds none.
-func bundleOf(ctx context.Context, s Subject, d ocispec.Descriptor) (*sgbundle.Bundle, error) {
+// readBundle reads the bundle that a referrer holds; nil if it holds none.
+func readBundle(ctx context.Context, s Subject, d ocispec.Descriptor) ([]byte, error) {
 	raw, err := fetch(ctx, s.Target, d, maxManifest)
 	if err != nil {
 		return nil, err
 	}
 	var m ocispec.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Digest, err)
+		return nil, fmt.Errorf("%w: %s: %w", errBroken, d.Digest, err)
 	}
 	if len(m.Layers) != 1 || !strings.HasPrefix(m.Layers[0].MediaType, bundleTypePrefix) {
 		return nil, nil
 	}
 	if m.Subject == nil || m.Subject.Digest != s.Descriptor.Digest {
-		return nil, fmt.Errorf("%s: listed as a referrer of %s, which it is not", d.Digest, s.Descriptor.Digest)
+		return nil, fmt.Errorf("%w: %s: listed as a referrer of %s, which it is not", errBroken, d.Digest, s.Descriptor.Digest)
 	}
-	raw, err = fetch(ctx, s.Target, m.Layers[0], maxEnvelope)
-	if err != nil {
-		return nil, err
-	}
-	return parseBundle(raw)
+	return fetch(ctx, s.Target, m.Layers[0], maxEnvelope)
 }
 
 // parseBundle reads a sigstore bundle of version 0.3 or later.
 func parseBundle(raw []byte) (*sgbundle.Bundle, error) {
 	var b sgbundle.Bundle
 	if err := b.UnmarshalJSON(raw); err != nil {
-		return nil, fmt.Errorf("sigstore bundle: %w", err)
+		return nil, fmt.Errorf("%w: sigstore bundle: %w", errBroken, err)
 	}
 	if !b.MinVersion("v0.3") {
-		return nil, fmt.Errorf("sigstore bundle: %s is older than v0.3", b.MediaType)
+		return nil, fmt.Errorf("%w: sigstore bundle: %s is older than v0.3", errBroken, b.MediaType)
 	}
 	return &b, nil
 }
