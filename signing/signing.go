@@ -33,7 +33,9 @@ type Subject struct {
 	Repository string
 	// Descriptor of the manifest or index; its digest must be SHA-256.
 	Descriptor ocispec.Descriptor
-	// Target holds the manifest and what is written beside it.
+	// Target holds the manifest and what is written beside it. A remote
+	// repository should skip the garbage collection of referrers, which
+	// registries without a referrers API refuse.
 	Target oras.GraphTarget
 }
 
@@ -64,10 +66,12 @@ const (
 	// to 3, policy-controller, Kyverno, Connaisseur.
 	Legacy Format = iota
 	// Bundle is a sigstore bundle v0.3 as an OCI 1.1 referrer: cosign 2.6
-	// (with --new-bundle-format) and 3, policy-controller (signatureFormat:
-	// bundle), Kyverno.
+	// and 3, policy-controller (signatureFormat: bundle), Kyverno. cosign 2.6
+	// wants a trusted root for it even where a key needs none.
 	Bundle
-	// Both writes the two.
+	// Both writes the two. cosign, once it finds one bundle beside a subject,
+	// signature or attestation, looks at no legacy signature any more: mix
+	// formats only if every reader can read bundles.
 	Both
 )
 

@@ -330,7 +330,7 @@ func TestSignIndexRecursively(t *testing.T) {
 	target := memory.New()
 	a, b := store(t, target, "a"), store(t, target, "b")
 	inner := storeIndex(t, target, b)
-	outer := storeIndex(t, target, a, inner)
+	outer := storeIndex(t, target, a, inner, a)
 	made, err := Sign(ctx, outer, SignOptions{Signer: signer(private), Format: Both, Recursive: true})
 	check(t, err)
 	if len(made) != 8 {
@@ -412,6 +412,24 @@ func TestVerifierMustSayWho(t *testing.T) {
 			t.Errorf("%+v: got %v, want a usage error", v, err)
 		}
 	}
+}
+
+func TestMissingTrustRootIsNoVerdict(t *testing.T) {
+	t.Setenv("TUF_ROOT", t.TempDir())
+	t.Setenv("TUF_MIRROR", "http://127.0.0.1:1")
+	private, public := key(t)
+	s := store(t, memory.New(), "x")
+	_, err := Sign(t.Context(), s, SignOptions{Signer: signer(private)})
+	check(t, err)
+	for _, v := range []Verifier{{Key: public}, {Identities: []Identity{{Subject: "a", Issuer: "b"}}}} {
+		_, err := Verify(t.Context(), s, VerifyOptions{Verifier: v})
+		if err == nil || errors.Is(err, ErrNotVerified) {
+			t.Errorf("got %v, want another error than ErrNotVerified", err)
+		}
+	}
+	// nothing of the kind is needed here
+	_, err = Verify(t.Context(), s, VerifyOptions{Verifier: offline(public)})
+	check(t, err)
 }
 
 func TestKeysAreNotOverwritten(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sigstore/cosign/v2/pkg/cosign/bundle"
@@ -30,6 +31,8 @@ const (
 	maxPayload    = 1 << 20   // bytes of a simplesigning payload
 	maxEnvelope   = 64 << 20  // bytes of an attestation: SBOMs are large
 	maxSignatures = 500       // looked at for one subject
+	maxReferrers  = 5000      // listed for one subject, of any kind
+	maxMembers    = 5000      // of an index and those in it
 	maxTotal      = 512 << 20 // bytes of all that is looked at for one subject
 )
 
@@ -257,7 +260,7 @@ func push(ctx context.Context, to oras.Target, d ocispec.Descriptor, b []byte) e
 func bundleEntries(ctx context.Context, s Subject) ([]bundleEntry, error) {
 	// go-containerregistry, where it keeps the fallback tag, puts the config's
 	// type for the artifact type; so the listing alone does not say.
-	referrers, err := registry.Referrers(ctx, s.Target, s.Descriptor, "")
+	referrers, err := referrersOf(ctx, s)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return nil, nil
 	}
@@ -289,6 +292,22 @@ func bundleEntries(ctx context.Context, s Subject) ([]bundleEntry, error) {
 		}
 	}
 	return entries, nil
+}
+
+// referrersOf lists what refers to the subject, of any kind.
+func referrersOf(ctx context.Context, s Subject) ([]ocispec.Descriptor, error) {
+	lister, ok := s.Target.(registry.ReferrerLister)
+	if !ok {
+		return registry.Referrers(ctx, s.Target, s.Descriptor, "")
+	}
+	var all []ocispec.Descriptor
+	err := lister.Referrers(ctx, s.Descriptor, "", func(page []ocispec.Descriptor) error {
+		if all = append(all, page...); len(all) > maxReferrers {
+			return fmt.Errorf("%w: more than the %d that are listed", errBroken, maxReferrers)
+		}
+		return nil
+	})
+	return all, err
 }
 
 // readBundle reads the bundle that a referrer holds; nil if it holds none.
@@ -345,32 +364,44 @@ func writeBundle(ctx context.Context, s Subject, raw []byte, predicateType strin
 	return ocispec.Descriptor{}, fmt.Errorf("write bundle of %s: %w", s.Descriptor.Digest, err)
 }
 
-// members lists the manifests of an index, with those of indexes in it.
+// members lists the manifests of an index, with those of indexes in it, each
+// once and before what holds it.
 func members(ctx context.Context, s Subject) ([]Subject, error) {
-	if s.Descriptor.MediaType != ocispec.MediaTypeImageIndex && s.Descriptor.MediaType != "application/vnd.docker.distribution.manifest.list.v2+json" {
-		return nil, nil
-	}
-	raw, err := fetch(ctx, s.Target, s.Descriptor, maxManifest)
-	if err != nil {
-		return nil, err
-	}
-	var index ocispec.Index
-	if err := json.Unmarshal(raw, &index); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Descriptor.Digest, err)
-	}
 	var all []Subject
-	for _, d := range index.Manifests {
-		child := Subject{s.Repository, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, s.Target}
-		if err := child.check(); err != nil {
-			return nil, err
+	seen := map[digest.Digest]bool{s.Descriptor.Digest: true}
+	var walk func(Subject) error
+	walk = func(s Subject) error {
+		if s.Descriptor.MediaType != ocispec.MediaTypeImageIndex && s.Descriptor.MediaType != "application/vnd.docker.distribution.manifest.list.v2+json" {
+			return nil
 		}
-		inner, err := members(ctx, child)
+		raw, err := fetch(ctx, s.Target, s.Descriptor, maxManifest)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		all = append(append(all, inner...), child)
+		var index ocispec.Index
+		if err := json.Unmarshal(raw, &index); err != nil {
+			return fmt.Errorf("%s: %w", s.Descriptor.Digest, err)
+		}
+		for _, d := range index.Manifests {
+			if seen[d.Digest] {
+				continue
+			}
+			if seen[d.Digest] = true; len(seen) > maxMembers {
+				return fmt.Errorf("%s: more than %d manifests", s.Descriptor.Digest, maxMembers)
+			}
+			child := Subject{s.Repository, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, s.Target}
+			if err := child.check(); err != nil {
+				return err
+			}
+			if err := walk(child); err != nil {
+				return err
+			}
+			all = append(all, child)
+		}
+		return nil
 	}
-	return all, nil
+	err := walk(s)
+	return all, err
 }
 
 // readLimited reads a predicate or a file that a user names.
