@@ -28,7 +28,6 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
-	"oras.land/oras-go/v2/registry"
 )
 
 // This file is the OpenSSF Model Signing (OMS) format, version 1.0: a sigstore
@@ -558,7 +557,7 @@ func ModelBundles(ctx context.Context, s Subject) ([][]byte, error) {
 		return fail(err)
 	}
 	// as in bundleEntries, the listing alone does not say of which type it is
-	referrers, err := registry.Referrers(ctx, s.Target, s.Descriptor, "")
+	referrers, err := referrersOf(ctx, s)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return nil, nil
 	}
