@@ -11,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore-go/pkg/testing/ca"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
-	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry/remote"
 )
 
 // digests are files with their paths for content.
@@ -361,23 +363,35 @@ func TestAttachModel(t *testing.T) {
 	}
 }
 
-// cosign takes any referrer whose layer begins with its prefix for a signature,
-// and then reads no legacy one.
+// cosign looks for bundles first, and if it finds one reads no legacy signature.
 func TestModelReferrerIsNoSigstoreBundle(t *testing.T) {
 	private, public := key(t)
 	ctx := t.Context()
 	s := store(t, targets["registry"](t), "x")
 	bundle, err := SignModel(ctx, "m", digests("a"), ModelOptions{Signer: signer(private)})
 	check(t, err)
-	d, err := AttachModel(ctx, s, bundle)
+	_, err = AttachModel(ctx, s, bundle)
 	check(t, err)
-	raw, err := content.FetchAll(ctx, s.Target, d)
+	r := s.Target.(*remote.Repository).Reference
+	ref, err := name.NewDigest(r.Registry + "/" + r.Repository + "@" + s.Descriptor.Digest.String())
 	check(t, err)
-	if strings.Contains(string(raw), "vnd.dev.sigstore.bundle") {
-		t.Errorf("the referrer is %s", raw)
+	find := func() int {
+		found, _, err := cosign.GetBundles(ctx, ref, &cosign.CheckOpts{})
+		if err != nil && len(found) > 0 {
+			t.Error(err)
+		}
+		return len(found)
+	}
+	if n := find(); n != 0 {
+		t.Errorf("cosign finds %d bundles", n)
 	}
 	_, err = Verify(ctx, s, VerifyOptions{Verifier: offline(public)})
 	refused(t, err, NoSignature)
+	_, err = Sign(ctx, s, SignOptions{Signer: signer(private), Format: Bundle})
+	check(t, err)
+	if n := find(); n != 1 {
+		t.Errorf("cosign finds %d bundles, want the signature", n)
+	}
 }
 
 func FuzzModelBundle(f *testing.F) {
