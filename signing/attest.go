@@ -271,6 +271,9 @@ type AttestationOptions struct {
 // caller to judge.
 func VerifyAttestation(ctx context.Context, s Subject, o AttestationOptions) ([]Attestation, error) {
 	fail := func(err error) ([]Attestation, error) {
+		if errors.Is(err, ErrNotVerified) {
+			return nil, err // it says of what
+		}
 		return nil, fmt.Errorf("verify attestation of %s: %w", s.Descriptor.Digest, err)
 	}
 	want := ""

@@ -43,14 +43,23 @@ func kubernetesSecret(ctx context.Context, ref string) (map[string][]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("read secret %s/%s: %w", namespace, name, err)
 	}
+	data, err := parseSecret(raw)
+	if err != nil {
+		return nil, fmt.Errorf("secret %s/%s: %w", namespace, name, err)
+	}
+	return data, nil
+}
+
+// parseSecret reads a secret as the API gives it. Its errors hold nothing of it.
+func parseSecret(raw []byte) (map[string][]byte, error) {
 	var secret struct {
 		Data map[string][]byte `json:"data"`
 	}
 	if err := json.Unmarshal(raw, &secret); err != nil {
-		return nil, fmt.Errorf("secret %s/%s: not JSON", namespace, name)
+		return nil, errors.New("not a secret in JSON")
 	}
 	if len(secret.Data["cosign.pub"]) == 0 && len(secret.Data["cosign.key"]) == 0 {
-		return nil, fmt.Errorf("secret %s/%s: has neither cosign.key nor cosign.pub", namespace, name)
+		return nil, errors.New("has neither cosign.key nor cosign.pub")
 	}
 	return secret.Data, nil
 }

@@ -124,7 +124,7 @@ type Reason string
 const (
 	NoSignature        Reason = "no signature"
 	Malformed          Reason = "malformed signature"
-	WrongKey           Reason = "signed with another key"
+	WrongKey           Reason = "not signed with this key"
 	NoCertificate      Reason = "signed with a key, not with a certificate"
 	UntrustedIssuer    Reason = "certificate of an authority that is not trusted"
 	IdentityMismatch   Reason = "signed by another identity"

@@ -298,6 +298,7 @@ func TestDamagedSignature(t *testing.T) {
 		"no signature":       {payload: good},
 		"bundle of numbers":  {payload: good, annotations: map[string]string{"dev.sigstore.cosign/bundle": `{"Payload":{"body":1}}`}},
 		"bundle of nothing":  {payload: good, annotations: map[string]string{"dev.sigstore.cosign/bundle": `{"Payload":{"body":"e30="}}`}},
+		"timestamp of air":   {payload: good, annotations: map[string]string{"dev.cosignproject.cosign/signature": "AA==", "dev.sigstore.cosign/rfc3161timestamp": `{"SignedRFC3161Timestamp":"AA=="}`}},
 		"certificate of air": {payload: good, annotations: map[string]string{"dev.sigstore.cosign/certificate": "air"}},
 		"no blob":            {payload: good, missing: true},
 	} {
@@ -313,6 +314,7 @@ func TestDamagedSignature(t *testing.T) {
 			for _, v := range []Verifier{
 				offline(public),
 				{Key: public, TrustedRoot: newSigstore(t).trustedRoot},
+				{Key: public, TrustedRoot: newSigstore(t).trustedRoot, UseSignedTimestamps: true},
 				{CertificateChain: ownAuthority(t).chain, InsecureIgnoreSCT: true, InsecureIgnoreTlog: true, Identities: []Identity{{SubjectRegExp: ".", IssuerRegExp: "."}}},
 			} {
 				_, err := Verify(t.Context(), s, VerifyOptions{Verifier: v})

@@ -95,6 +95,9 @@ type VerifyOptions struct {
 // the signature that came nearest. A registry that fails is another error.
 func Verify(ctx context.Context, s Subject, o VerifyOptions) ([]Signature, error) {
 	fail := func(err error) ([]Signature, error) {
+		if errors.Is(err, ErrNotVerified) {
+			return nil, err // it says of what
+		}
 		return nil, fmt.Errorf("verify %s: %w", s.Descriptor.Digest, err)
 	}
 	if err := s.check(); err != nil {
@@ -317,8 +320,8 @@ func (f *failure) of(subject string) error {
 	return &VerificationError{Subject: subject, Reason: f.reason, Err: f.err}
 }
 
-// guard runs a verification of what others wrote. cosign and rekor take some
-// fields for given that a hostile entry leaves out.
+// guard runs a verification of what others wrote. The libraries that read it
+// are large; if one panics, the signature is not one that holds.
 func guard(check func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -493,7 +496,9 @@ func signedBytes(sig oci.Signature) ([]byte, error) {
 // explain says why cosign refused a legacy signature.
 func (c *checker) explain(sig oci.Signature, cert *x509.Certificate, t *trust, co *cosign.CheckOpts, claims func() *failure, refusal error) *failure {
 	if key := co.SigVerifier; key != nil {
-		if err := intact(key, sig); err != nil {
+		if err := intact(key, sig); errors.Is(err, errBroken) {
+			return &failure{Malformed, err}
+		} else if err != nil {
 			return &failure{WrongKey, err}
 		}
 	} else {
@@ -553,10 +558,10 @@ func intact(key signature.Verifier, sig oci.Signature) error {
 	if err != nil {
 		return err
 	}
-	if b64 == "" {
+	if mediaType, err := sig.MediaType(); err == nil && mediaType == dsseType {
 		var env dsse.Envelope
 		if err := json.Unmarshal(raw, &env); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errBroken, err)
 		}
 		v, err := dsse.NewEnvelopeVerifier(&sigdsse.VerifierAdapter{SignatureVerifier: key})
 		if err == nil {
@@ -565,8 +570,8 @@ func intact(key signature.Verifier, sig oci.Signature) error {
 		return err
 	}
 	made, err := base64.StdEncoding.DecodeString(b64)
-	if err != nil {
-		return err
+	if err != nil || len(made) == 0 {
+		return fmt.Errorf("%w: signature %q", errBroken, b64)
 	}
 	return key.VerifySignature(bytes.NewReader(made), bytes.NewReader(raw))
 }
