@@ -2,6 +2,8 @@ package layout
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +14,7 @@ import (
 	"iter"
 	"os"
 	"runtime"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -334,12 +337,20 @@ func (a *assembly) resume(ctx context.Context) error {
 	})
 }
 
-// wants are the chunks that are still missing, with their numbers in the stream.
-type wants map[Hash][]int
+// wants are the chunks that are still missing, a few bytes for each, as an
+// artifact may have millions.
+type wants struct {
+	chunks []Chunk // of the index
+	places []int32 // numbers of the missing ones, those of one content side by side
+
+	mu    sync.Mutex
+	found []bool // beside places: of the first of a content, whether it is wanted no more
+	left  int    // contents that are wanted
+}
 
 // wanted lists the missing chunks.
-func (a *assembly) wanted() wants {
-	w := wants{}
+func (a *assembly) wanted() *wants {
+	w := &wants{chunks: a.ix.Chunks}
 	prev := -1
 	for _, t := range a.missing() {
 		for i := t.first; i < t.last; i++ {
@@ -347,11 +358,60 @@ func (a *assembly) wanted() wants {
 				continue // a chunk that two files share is listed once
 			}
 			prev = i
-			sum := a.ix.Chunks[i].SHA256
-			w[sum] = append(w[sum], i)
+			w.places = append(w.places, int32(i))
 		}
 	}
+	slices.SortFunc(w.places, func(i, j int32) int {
+		return cmp.Or(w.chunks[i].compare(w.chunks[j].SHA256, w.chunks[j].Size), cmp.Compare(i, j))
+	})
+	w.found = make([]bool, len(w.places))
+	for i := 0; i < len(w.places); i += len(w.at(i)) {
+		w.left++
+	}
 	return w
+}
+
+// compare orders chunks by their content. An index may claim one SHA-256 of
+// two sizes, of which at most one is true.
+func (c *Chunk) compare(sum Hash, size int32) int {
+	return cmp.Or(bytes.Compare(c.SHA256[:], sum[:]), cmp.Compare(c.Size, size))
+}
+
+// take reports whether a content is wanted, by the first of its places, and
+// has it wanted no more.
+func (w *wants) take(sum Hash, size int32) (first int, ok bool) {
+	first, ok = sort.Find(len(w.places), func(i int) int {
+		return -w.chunks[w.places[i]].compare(sum, size)
+	})
+	if !ok {
+		return 0, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.found[first] {
+		return 0, false
+	}
+	w.found[first] = true
+	w.left--
+	return first, true
+}
+
+// giveBack has what take returned wanted again.
+func (w *wants) giveBack(first int) {
+	w.mu.Lock()
+	w.found[first] = false
+	w.left++
+	w.mu.Unlock()
+}
+
+// at returns all places of the content whose first place is given.
+func (w *wants) at(first int) []int32 {
+	c := &w.chunks[w.places[first]]
+	n := 1
+	for first+n < len(w.places) && w.chunks[w.places[first+n]].compare(c.SHA256, c.Size) == 0 {
+		n++
+	}
+	return w.places[first : first+n]
 }
 
 // seed takes what the old files of the destination, the seeds and the store
@@ -387,7 +447,7 @@ func (a *assembly) seed(ctx context.Context) error {
 		return err
 	}
 	for _, sources := range all {
-		if len(sources) == 0 || len(w) == 0 {
+		if len(sources) == 0 || w.left == 0 {
 			continue
 		}
 		_, chunks, err := scan(ctx, sources, nil)
@@ -401,12 +461,12 @@ func (a *assembly) seed(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.opts.Store != nil && a.opts.Stored != nil && len(w) > 0 {
+	if a.opts.Store != nil && a.opts.Stored != nil && w.left > 0 {
 		for ix := range a.opts.Stored {
 			if err := from(a.opts.Store.sources(ix), w.in(ix.Chunks)); err != nil {
 				return err
 			}
-			if len(w) == 0 {
+			if w.left == 0 {
 				break
 			}
 		}
@@ -419,36 +479,27 @@ func (a *assembly) seed(ctx context.Context) error {
 
 // find is a wanted chunk that may lie at a place of a stream.
 type find struct {
-	sum    Hash
-	size   int32
-	at     int64
-	places []int
+	first int // as wants.take returned it
+	at    int64
 }
 
 // in returns the wanted chunks among those of a stream.
-func (w wants) in(chunks []Chunk) []find {
+func (w *wants) in(chunks []Chunk) []find {
 	var finds []find
 	var pos int64
 	for i := range chunks {
 		c := &chunks[i]
-		if places, ok := w.take(c.SHA256); ok {
-			finds = append(finds, find{c.SHA256, c.Size, pos, places})
+		if first, ok := w.take(c.SHA256, c.Size); ok {
+			finds = append(finds, find{first, pos})
 		}
 		pos += int64(c.Size)
 	}
 	return finds
 }
 
-// take returns where a chunk is wanted, and has it wanted no more.
-func (w wants) take(sum Hash) ([]int, bool) {
-	places, ok := w[sum]
-	delete(w, sum)
-	return places, ok
-}
-
-// kept returns the wanted chunks that lie in files which are right already,
-// and the stream of those.
-func (a *assembly) kept(w wants) ([]source, []find) {
+// kept returns the stream of the files that are right already, and the wanted
+// chunks that lie in it.
+func (a *assembly) kept(w *wants) ([]source, []find) {
 	var sources []source
 	var finds []find
 	var pos int64
@@ -461,8 +512,8 @@ func (a *assembly) kept(w wants) ([]source, []find) {
 				continue
 			}
 			c := &a.ix.Chunks[i]
-			if places, ok := w.take(c.SHA256); ok {
-				finds = append(finds, find{c.SHA256, c.Size, pos + a.starts[i] - t.start, places})
+			if first, ok := w.take(c.SHA256, c.Size); ok {
+				finds = append(finds, find{first, pos + a.starts[i] - t.start})
 			}
 		}
 		pos += t.Size
@@ -477,7 +528,7 @@ func (a *assembly) kept(w wants) ([]source, []find) {
 // harvest reads what was found in the sources, verifies it and writes it where
 // it is wanted. What is not there after all is wanted again. It returns the
 // targets that are full now.
-func (a *assembly) harvest(ctx context.Context, w wants, sources []source, finds []find) ([]*target, error) {
+func (a *assembly) harvest(ctx context.Context, w *wants, sources []source, finds []find) ([]*target, error) {
 	var mu sync.Mutex
 	var done []*target
 	g, gctx := errgroup.WithContext(ctx)
@@ -495,15 +546,15 @@ func (a *assembly) harvest(ctx context.Context, w wants, sources []source, finds
 				if gctx.Err() != nil {
 					return context.Cause(gctx)
 				}
-				b := buf[:f.size]
-				if _, err := r.read(b, f.at); err != nil || sha256.Sum256(b) != f.sum {
-					mu.Lock()
-					w[f.sum] = f.places // still to be found
-					mu.Unlock()
+				places := w.at(f.first)
+				c := &a.ix.Chunks[places[0]]
+				b := buf[:c.Size]
+				if _, err := r.read(b, f.at); err != nil || sha256.Sum256(b) != c.SHA256 {
+					w.giveBack(f.first)
 					continue
 				}
-				for _, i := range f.places {
-					full, err := a.write(i, b)
+				for _, i := range places {
+					full, err := a.write(int(i), b)
 					if err != nil {
 						return err
 					}
@@ -511,7 +562,7 @@ func (a *assembly) harvest(ctx context.Context, w wants, sources []source, finds
 					done = append(done, full...)
 					mu.Unlock()
 				}
-				n := int64(f.size) * int64(len(f.places))
+				n := int64(c.Size) * int64(len(places))
 				a.local.Add(n)
 				a.opts.Progress.add(Delta{Bytes: n, Deduped: n})
 			}
@@ -674,32 +725,37 @@ const mergeGap = 128 << 10
 // piece is a wanted chunk in a layer.
 type piece struct {
 	Chunk
-	places []int // where in the stream
+	places []int32 // where in the stream
 }
 
 // fetchAll gets the chunks that are nowhere on this machine.
 func (a *assembly) fetchAll(ctx context.Context) error {
-	byLayer := map[int32][]piece{}
-	var order []int32
-	for sum, places := range a.wanted() {
-		c := a.ix.Chunks[places[0]]
-		c.SHA256 = sum
-		byLayer[c.Layer] = append(byLayer[c.Layer], piece{c, places})
+	w := a.wanted()
+	order := make([]int32, 0, w.left) // first places, as they lie in the layers
+	for i := 0; i < len(w.places); i += len(w.at(i)) {
+		order = append(order, int32(i))
 	}
-	for l, ps := range byLayer {
-		sort.Slice(ps, func(i, j int) bool { return ps[i].Offset < ps[j].Offset })
-		order = append(order, l)
-	}
-	sort.Slice(order, func(i, j int) bool { return order[i] < order[j] })
+	chunkAt := func(first int32) *Chunk { return &a.ix.Chunks[w.places[first]] }
+	slices.SortFunc(order, func(i, j int32) int {
+		c, d := chunkAt(i), chunkAt(j)
+		return cmp.Or(cmp.Compare(c.Layer, d.Layer), cmp.Compare(c.Offset, d.Offset))
+	})
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(a.opts.Workers)
 	pool := sync.Pool{New: func() any { return newFetcher(a) }}
-	for _, l := range order {
-		if gctx.Err() != nil {
-			break
+	for len(order) > 0 && gctx.Err() == nil {
+		l := chunkAt(order[0]).Layer
+		n := 1
+		for n < len(order) && chunkAt(order[n]).Layer == l {
+			n++
 		}
-		ps := byLayer[l]
+		mine := order[:n]
+		order = order[n:]
 		g.Go(func() error {
+			ps := make([]piece, len(mine))
+			for i, first := range mine {
+				ps[i] = piece{*chunkAt(first), w.at(int(first))}
+			}
 			f := pool.Get().(*fetcher)
 			defer pool.Put(f)
 			if err := f.layer(gctx, int(l), ps); err != nil {
@@ -849,7 +905,7 @@ func (f *fetcher) write(ctx context.Context, p *piece, raw []byte) error {
 	a.fetched.Add(int64(p.Length))
 	a.opts.Progress.add(Delta{Bytes: int64(p.Size) * int64(len(p.places)), Stored: int64(p.Length)})
 	for _, i := range p.places {
-		full, err := a.write(i, raw)
+		full, err := a.write(int(i), raw)
 		if err != nil {
 			return err
 		}

@@ -176,7 +176,7 @@ func ReadIndex(r io.Reader, size int64, layers []Layer) (*Index, error) {
 	}
 	defer z.Close()
 	limit := min(maxIndexRaw, 1<<20+size*maxRatio)
-	d := lineReader{r: bufio.NewReaderSize(io.LimitReader(z, limit), 64<<10)}
+	d := lineReader{r: bufio.NewReaderSize(io.LimitReader(z, limit), 64<<10), size: size}
 	ix, err := d.index(layers)
 	if err != nil {
 		return nil, fmt.Errorf("%w: index line %d: %w", ErrCorrupt, d.line, err)
@@ -186,6 +186,7 @@ func ReadIndex(r io.Reader, size int64, layers []Layer) (*Index, error) {
 
 type lineReader struct {
 	r    *bufio.Reader
+	size int64 // bytes of the compressed index
 	line int
 	buf  []byte
 }
@@ -249,6 +250,8 @@ func (d *lineReader) index(layers []Layer) (*Index, error) {
 		return nil, fmt.Errorf("files add up to %d bytes, not %d", total, head.Size)
 	}
 	var sum int64
+	// A SHA-256 does not compress: no index has many more chunks than fit it.
+	ix.Chunks = make([]Chunk, 0, min(head.Chunks, d.size/int64(len(Hash{}))))
 	for range head.Chunks {
 		var l chunkLine
 		if err := d.next(&l); err != nil {

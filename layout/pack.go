@@ -340,10 +340,10 @@ func (p *packer) endLayer(ctx context.Context) error {
 	return nil
 }
 
-// restore stores anew the chunks that lie in layers of the base of which too
-// little is used: first those less than half used, then, while there are more
-// layers than an artifact should have, the emptiest of the rest.
-func (p *packer) restore(ctx context.Context, sources []source) error {
+// sparse returns the layers of the base of which too little is used: those
+// less than half used, then, while there are more layers than an artifact
+// should have, the emptiest of the rest.
+func (p *packer) sparse() map[*building]bool {
 	base := map[*building]bool{}
 	made := map[*building]bool{}
 	counted := map[*entry]bool{}
@@ -356,22 +356,28 @@ func (p *packer) restore(ctx context.Context, sources []source) error {
 			made[l] = true
 		}
 	}
-	var sparse []*building
+	var byUse []*building
 	for l := range base {
-		sparse = append(sparse, l)
+		byUse = append(byUse, l)
 	}
-	slices.SortFunc(sparse, func(a, b *building) int { // by part used, ascending
+	slices.SortFunc(byUse, func(a, b *building) int { // by part used, ascending
 		if c := compareRatio(a.used, a.Size, b.used, b.Size); c != 0 {
 			return c
 		}
 		return slices.Compare(a.Digest[:], b.Digest[:])
 	})
 	drop := map[*building]bool{}
-	for i, l := range sparse {
-		if l.used*2 < l.Size || len(made)+len(sparse)-i > 2*wantLayers {
+	for i, l := range byUse {
+		if l.used*2 < l.Size || len(made)+len(byUse)-i > 2*wantLayers {
 			drop[l] = true
 		}
 	}
+	return drop
+}
+
+// restore stores anew the chunks that lie in sparse layers of the base.
+func (p *packer) restore(ctx context.Context, sources []source) error {
+	drop := p.sparse()
 	if len(drop) == 0 {
 		return nil
 	}
