@@ -119,7 +119,7 @@ func TestEndsAtOneStepAreEndsAtHalf(t *testing.T) {
 // However many versions one is based on the other, layers do not add up, none
 // is listed for less than half of it, and little is stored twice.
 func TestALongSeriesOfBasesHasFewLayers(t *testing.T) {
-	const total, size, versions = 64 << 30, chunk.Max, 16
+	const total, size, versions = 32 << 30, chunk.Max, 10
 	for _, c := range []struct {
 		name   string
 		change func(n, version uint64) bool // whether chunk n is new in a version

@@ -35,6 +35,7 @@ const (
 	maxLayers   = 4000
 	maxConfig   = 1 << 20
 	maxIndex    = 1 << 30
+	maxLayer    = 1 << 48 // so that maxLayers of them add up
 )
 
 // Errors that callers decide on.
@@ -53,11 +54,14 @@ func checkManifest(m *ocispec.Manifest) error {
 	if m.Config.MediaType != TypeConfig || m.Config.Size > maxConfig || m.Config.Size < 0 {
 		return fmt.Errorf("%w: config %s of %d bytes", ErrNotArtifact, m.Config.MediaType, m.Config.Size)
 	}
+	if err := sha256Digest(string(m.Config.Digest)); err != nil {
+		return fmt.Errorf("%w: config digest: %w", ErrNotArtifact, err)
+	}
 	if len(m.Layers) == 0 || len(m.Layers) > maxLayers+1 || m.Layers[0].MediaType != TypeIndex {
 		return fmt.Errorf("%w: its first layer is not an index", ErrNotArtifact)
 	}
 	for i, l := range m.Layers {
-		if l.Size < 0 || (i == 0 && l.Size > maxIndex) {
+		if l.Size < 0 || l.Size > maxLayer || (i == 0 && l.Size > maxIndex) {
 			return fmt.Errorf("%w: layer of %d bytes", ErrNotArtifact, l.Size)
 		}
 		if i > 0 && l.MediaType != TypeLayer {
