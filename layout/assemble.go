@@ -204,10 +204,16 @@ func (a *assembly) take(ctx context.Context) error {
 	if a.opts.Store == nil {
 		return nil
 	}
-	return a.each(ctx, a.missing(), func(ctx context.Context, t *target) error {
-		if t.Size == 0 {
-			return nil
+	var small, large []*target
+	for _, t := range a.missing() {
+		switch {
+		case t.Size >= ownRun:
+			large = append(large, t)
+		case t.Size > 0:
+			small = append(small, t)
 		}
+	}
+	take := func(ctx context.Context, t *target) error {
 		how, err := a.opts.Store.take(ctx, a.w, t.File, t.key)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Path, err)
@@ -228,7 +234,11 @@ func (a *assembly) take(ctx context.Context) error {
 		a.local.Add(t.Size)
 		a.opts.Progress.add(Delta{Files: 1, Bytes: t.Size, Deduped: t.Size})
 		return nil
-	})
+	}
+	if err := a.each(ctx, large, take); err != nil {
+		return err
+	}
+	return each(ctx, smallCommits, small, take)
 }
 
 // put gives the store a file that has its name. A store that cannot take it,
@@ -266,8 +276,12 @@ func (r onlyReader) Read(p []byte) (int, error) {
 
 // each calls do for every target from as many goroutines as there are workers.
 func (a *assembly) each(ctx context.Context, ts []*target, do func(context.Context, *target) error) error {
+	return each(ctx, a.opts.Workers, ts, do)
+}
+
+func each(ctx context.Context, workers int, ts []*target, do func(context.Context, *target) error) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(a.opts.Workers)
+	g.SetLimit(workers)
 	for _, t := range ts {
 		if gctx.Err() != nil {
 			break

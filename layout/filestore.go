@@ -118,7 +118,7 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 // copy reads src from its start, verifies that it is f, and writes it to dst
 // if that is not nil. Failures of dst are a [localError].
 func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File) error {
-	buf := make([]byte, 256<<10)
+	buf := make([]byte, min(256<<10, f.Size))
 	h := sha256.New()
 	for off := int64(0); off < f.Size; {
 		if err := ctx.Err(); err != nil {
@@ -191,7 +191,7 @@ func (s *FileStore) put(ctx context.Context, w *tree.Writer, f *File) (bool, err
 	}
 	clone := s.Link != LinkCopy && s.Link != LinkHard && tree.Clone(tmp, src) == nil
 	if !clone {
-		if _, err := io.CopyBuffer(onlyWriter{tmp}, onlyReader{ctx, src}, make([]byte, 256<<10)); err != nil {
+		if _, err := io.CopyBuffer(onlyWriter{tmp}, onlyReader{ctx, src}, make([]byte, min(256<<10, f.Size))); err != nil {
 			return false, err
 		}
 	}
