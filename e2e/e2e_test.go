@@ -31,7 +31,7 @@ func runAll(m *testing.M) int {
 		mpackBin, err = bed.Build(dir)
 	}
 	if err == nil && bed.Full() {
-		peersBin, err = bed.Peers("registries", "clients")
+		peersBin, err = bed.Peers("registries", "clients", "signing")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # build.sh [GROUP...]: brings what the end-to-end tests need besides mpack, each at a pinned version, and prints where it
-# is. What is there already stays. Groups: registries, clients, signing, bench; none: registries and clients.
+# is. What is there already stays. Groups: registries, clients, signing, bench; none: all but bench.
 # Built through the Go module proxy; docker-registry is Debian's, unpacked but not installed, so that no service starts;
 # the command-line tools that bench compares with are Debian's too, and installed.
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 bin=${MPACK_E2E_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/mpack-e2e/bin}
 mkdir -p "$bin"
 bin=$(cd "$bin" && pwd)
-[ $# -gt 0 ] || set -- registries clients
+[ $# -gt 0 ] || set -- registries clients signing
 flags=(-trimpath -ldflags '-s -w' -buildvcs=false)
 
 work=$(mktemp -d "$bin/.build.XXXXXX")
@@ -24,15 +24,23 @@ install() {
   mv "$work/$(basename "${2%@*}")" "$bin/$1"
 }
 
+# own MODULE PACKAGE...: from a module here, each package to its last element's name
+own() {
+  local module=$1 package missing=()
+  shift
+  for package; do [ -x "$bin/$(basename "$package")" ] || missing+=("$package"); done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  echo "building ${missing[*]} from $module" >&2
+  mkdir -p "$work/own"
+  (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build "${flags[@]}" -o "$work/own/" "${missing[@]}")
+  mv "$work"/own/* "$bin/"
+}
+
 for group; do
   case $group in
   registries)
     install registry github.com/distribution/distribution/v3/cmd/registry@v3.1.2
-    if [ ! -x "$bin/olareg" ]; then
-      echo "building olareg" >&2
-      (cd olareg && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build "${flags[@]}" -o "$work/olareg" github.com/olareg/olareg/cmd/olareg)
-      mv "$work/olareg" "$bin/olareg"
-    fi
+    own olareg github.com/olareg/olareg/cmd/olareg
     if [ ! -x "$bin/docker-registry" ]; then
       echo "unpacking Debian's docker-registry" >&2
       (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root docker-registry >&2 && dpkg-deb -x docker-registry_*.deb tree)
@@ -43,13 +51,11 @@ for group; do
     install crane github.com/google/go-containerregistry/cmd/crane@v0.22.1 ;;
   signing)
     install cosign github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
-    install cosign3 github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3 ;;
+    install cosign3 github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
+    own sigstore mpack/e2e/peers/sigstore mpack/e2e/peers/sigstore/timestamp
+    own policytester github.com/sigstore/policy-controller/cmd/tester ;;
   bench)
-    if [ ! -x "$bin/modctl" ]; then
-      echo "building modctl" >&2
-      (cd modctl && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build "${flags[@]}" -o "$work/modctl" github.com/modelpack/modctl)
-      mv "$work/modctl" "$bin/modctl"
-    fi
+    own modctl github.com/modelpack/modctl
     debian=(restic casync git git-lfs iproute2 util-linux)
     if ! dpkg -s "${debian[@]}" >/dev/null 2>&1; then
       apt-get update -qq >&2
