@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -404,4 +405,61 @@ func usedBytes(t *testing.T, dir string) int64 {
 	ok(t, exec.Command("sync", "-f", dir))
 	check(t, syscall.Statfs(dir, &s))
 	return int64(s.Blocks-s.Bfree) * s.Bsize
+}
+
+// Registries serve ranges, do not, or serve some: a delta is right from all,
+// and small from those that can.
+func TestDeltaFromEveryRegistry(t *testing.T) {
+	kinds := []string{bed.Mpack}
+	if bed.Full() {
+		kinds = []string{bed.Mpack, bed.Distribution, bed.Olareg, bed.Debian, bed.Crane}
+	}
+	dir := t.TempDir()
+	v1, v2, between := filepath.Join(dir, "v1"), filepath.Join(dir, "v2"), filepath.Join(dir, "between")
+	tensors := must[[]gen.Tensor](t)(gen.Model(v1, 96*mib, 1))
+	check(t, os.CopyFS(v2, os.DirFS(v1)))
+	some := []gen.Tensor{tensors[1], tensors[len(tensors)/2], tensors[len(tensors)-2]}
+	check(t, gen.ChangeTensors(v2, some, 7))
+	var changed int64
+	for _, tn := range some {
+		changed += tn.Size
+	}
+	for _, kind := range kinds {
+		for _, ranges := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, ranges %v", kind, ranges), func(t *testing.T) {
+				w := wired(t, kind)
+				if !ranges {
+					w.Refuse = func(_ http.ResponseWriter, r *http.Request) bool {
+						r.Header.Del("Range")
+						return false
+					}
+				}
+				push(t, "--base", "none", w.Addr+"/m:v1", v1)
+				second := push(t, "--base", "none", w.Addr+"/m:v2", v2)
+				for name, args := range map[string][]string{
+					"in place": {"-o", filepath.Join(t.TempDir(), "out")},
+					"seed":     {"-o", filepath.Join(t.TempDir(), "out"), "--seed", between},
+				} {
+					check(t, os.RemoveAll(between))
+					at := args[1]
+					if name == "seed" {
+						at = between
+					}
+					pull(t, w.Addr+"/m:v1", "-o", at)
+					down := w.Down()
+					p := pull(t, append([]string{w.Addr + "/m:v2"}, args...)...)
+					down = w.Down() - down
+					same(t, v2, args[1])
+					t.Logf("%s: %d bytes changed, %d of %d stored moved (%d says mpack)", name, changed, down, second.Stored, p.Fetched)
+					limit := changed*7/10 + mib
+					if !ranges { // every layer that a changed tensor lies in
+						limit = int64(2*len(some)) * 32 * mib * 7 / 10
+					}
+					if down > limit {
+						t.Errorf("%s: moved %d bytes, want at most %d", name, down, limit)
+					}
+				}
+			})
+		}
+	}
 }
