@@ -116,6 +116,7 @@ type target struct {
 
 	mu      sync.Mutex
 	f       *os.File // of a large file, while it is being written
+	inStore bool     // f is the store's work file, not the destination's
 	have    []bool   // chunks whose bytes are in the part, from first
 	missing atomic.Int32
 
@@ -214,7 +215,7 @@ func (a *assembly) take(ctx context.Context) error {
 		}
 	}
 	take := func(ctx context.Context, t *target) error {
-		how, err := a.opts.Store.take(ctx, a.w, t.File, t.key)
+		how, err := a.opts.Store.take(ctx, a.w, t.File, t.key, false)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Path, err)
 		}
@@ -248,13 +249,13 @@ func (a *assembly) put(ctx context.Context, t *target) {
 		return
 	}
 	shared, err := a.opts.Store.put(ctx, a.w, t.File)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if shared {
-		a.result.Shared += t.Size
+	if err != nil {
+		a.unkept(t, err)
 	}
-	if err != nil && a.result.Unkept == nil {
-		a.result.Unkept = fmt.Errorf("%s: %w", t.Path, err)
+	if shared {
+		a.mu.Lock()
+		a.result.Shared += t.Size
+		a.mu.Unlock()
 	}
 }
 
@@ -316,7 +317,7 @@ func (a *assembly) resume(ctx context.Context) error {
 		if t.Size < ownRun {
 			return nil // small files are made when their bytes are there
 		}
-		f, resumed, err := a.w.Part(t.key, t.Size)
+		f, resumed, err := a.part(t)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Path, err)
 		}
@@ -349,6 +350,31 @@ func (a *assembly) resume(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// part opens the work file of a large file: in the store, where it outlives a
+// directory that is thrown away with a killed pod, else in the destination.
+func (a *assembly) part(t *target) (f *os.File, resumed bool, err error) {
+	if a.opts.Store != nil {
+		f, resumed, err := a.opts.Store.part(t.File)
+		if err == nil {
+			t.inStore = true
+			return f, resumed, a.w.Remove(t.key)
+		}
+		if !errors.Is(err, tree.ErrBusy) { // another pull has the file in its work, and may take longer
+			a.unkept(t, err)
+		}
+	}
+	return a.w.Part(t.key, t.Size)
+}
+
+// unkept remembers why the store does not get a file.
+func (a *assembly) unkept(t *target, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.result.Unkept == nil {
+		a.result.Unkept = fmt.Errorf("%s: %w", t.Path, err)
+	}
 }
 
 // wants are the chunks that are still missing, a few bytes for each, as an
@@ -690,9 +716,14 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 		}
 	}
 	if !sameAsChunk && Hash(t.sum.Sum(nil)) != t.SHA256 {
+		name := t.f.Name()
 		t.f.Close()
 		t.f = nil
-		a.w.Remove(t.key)
+		if t.inStore {
+			_ = os.Remove(name) // the next run finds out
+		} else {
+			_ = a.w.Remove(t.key)
+		}
 		return fmt.Errorf("%s: %w: its chunks do not make the SHA-256 that the index states", t.Path, ErrCorrupt)
 	}
 	f := t.f
@@ -712,12 +743,27 @@ const smallCommits = 64
 
 // commit gives the checked file f of t its name.
 func (a *assembly) commit(ctx context.Context, t *target, f *os.File) error {
-	if err := a.w.Commit(f, t.key, t.Path, t.Mode == ModeExec); err != nil {
+	how := missing
+	var err error
+	if t.inStore {
+		if err = a.opts.Store.finish(f, t.File); err == nil {
+			how, err = a.opts.Store.take(ctx, a.w, t.File, t.key, true)
+		}
+		if err == nil && how < copied {
+			err = tree.ErrChanged
+		}
+	} else {
+		err = a.w.Commit(f, t.key, t.Path, t.Mode == ModeExec)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", t.Path, err)
 	}
 	t.right = true
 	a.mu.Lock()
 	a.result.Files++
+	if how == shared {
+		a.result.Shared += t.Size
+	}
 	a.mu.Unlock()
 	a.opts.Progress.add(Delta{Files: 1})
 	a.put(ctx, t)

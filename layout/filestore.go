@@ -3,6 +3,7 @@ package layout
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -27,8 +28,9 @@ const (
 // FileStore is a directory of files named by their SHA-256, from which trees
 // are assembled and to which they add:
 //
-//	DIR/<hex>      a file, read-only, complete when it has its name
-//	DIR/tmp-<any>  one that is being written, or was when its process was killed
+//	DIR/<hex>       a file, read-only, complete when it has its name
+//	DIR/part-<hex>  a large one that is being assembled, or was when its process was killed: the next one goes on with it
+//	DIR/tmp-<any>   one that is being copied, or was
 //
 // Any number of processes may use it at once. What is in it is not trusted: a
 // file is hashed whenever it is taken, chunks of it when they are, and one
@@ -41,6 +43,54 @@ type FileStore struct {
 
 // Name returns the path that the file of a hash has if it is there.
 func (s *FileStore) Name(h Hash) string { return filepath.Join(s.Dir, h.String()) }
+
+// Part returns the path that the file of a hash has while it is assembled.
+func (s *FileStore) Part(h Hash) string { return filepath.Join(s.Dir, "part-"+h.String()) }
+
+// part opens the work file of f, for this process alone as long as it is open:
+// the one that another has left (resumed), which may hold anything, or a new
+// one. Where another process has it open, the error is [tree.ErrBusy].
+func (s *FileStore) part(f *File) (p *os.File, resumed bool, err error) {
+	p, err = os.OpenFile(s.Part(f.SHA256), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, false, err
+	}
+	if err = tree.TryLock(p, false); err == nil {
+		var mine, there fs.FileInfo
+		if mine, err = p.Stat(); err == nil {
+			there, err = os.Lstat(p.Name())
+		}
+		switch {
+		case err != nil:
+		case !os.SameFile(mine, there):
+			err = tree.ErrBusy // finished by another meanwhile
+		case mine.Size() == f.Size:
+			return p, true, nil
+		default:
+			if err = p.Truncate(0); err == nil {
+				err = tree.Allocate(p, f.Size)
+			}
+			if err == nil {
+				return p, false, nil
+			}
+			err = errors.Join(err, os.Remove(p.Name()))
+		}
+	}
+	p.Close()
+	return nil, false, err
+}
+
+// finish gives the verified work file p of f its name, and closes it.
+func (s *FileStore) finish(p *os.File, f *File) error {
+	err := errors.Join(p.Chmod(0o444), p.Close()) // Windows does not move an open file
+	if err == nil {
+		err = os.Rename(p.Name(), s.Name(f.SHA256))
+	}
+	if err != nil && s.Has(f) {
+		return nil // another was faster
+	}
+	return err
+}
 
 // Has reports whether a file seems to be there.
 func (s *FileStore) Has(f *File) bool {
@@ -66,9 +116,9 @@ const (
 	shared // by reflink or hard link
 )
 
-// take gives w the file f under its path. An error is one of writing: what
-// cannot be read is missing.
-func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key string) (taken, error) {
+// take gives w the file f under its path, verified unless it was just now. An
+// error is one of writing: what cannot be read is missing.
+func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key string, verified bool) (taken, error) {
 	src, err := s.open(f)
 	if err != nil {
 		return missing, nil
@@ -77,9 +127,10 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 	if s.Link == LinkHard && f.Mode == ModeFile {
 		fi, err := src.Stat()
 		if err == nil && fi.Mode().Perm()&0o222 == 0 && fi.Mode().Perm()&0o111 == 0 {
-			if err := s.copy(ctx, nil, src, f); err != nil {
+			if err := s.verify(ctx, src, f, verified); err != nil {
 				return s.drop(ctx, src)
 			}
+			_ = src.Sync() // as Commit does; where it cannot, the next pull verifies all the same
 			if w.Link(src, f.Path) == nil {
 				return shared, nil
 			}
@@ -93,7 +144,7 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 		}
 		if tree.Clone(dst, src) == nil {
 			how = shared
-			err = s.copy(ctx, nil, dst, f) // of the clone, as the original may change
+			err = s.verify(ctx, dst, f, verified) // the clone, as the original may change
 		} else {
 			dst.Close()
 		}
@@ -103,7 +154,7 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 			return missing, err
 		}
 		how = copied
-		err = s.copy(ctx, dst, src, f)
+		err = s.copy(ctx, dst, src, f, verified)
 	}
 	if err == nil {
 		return how, w.Commit(dst, key, f.Path, f.Mode == ModeExec)
@@ -115,9 +166,18 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 	return s.drop(ctx, src)
 }
 
-// copy reads src from its start, verifies that it is f, and writes it to dst
-// if that is not nil. Failures of dst are a [localError].
-func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File) error {
+// verify reads src and makes sure that it is f, unless it was just now.
+func (s *FileStore) verify(ctx context.Context, src *os.File, f *File, verified bool) error {
+	if verified {
+		return nil
+	}
+	return s.copy(ctx, nil, src, f, false)
+}
+
+// copy reads src from its start, makes sure that it is f unless it was
+// verified, and writes it to dst if that is not nil. Failures of dst are a
+// [localError].
+func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File, verified bool) error {
 	buf := make([]byte, min(256<<10, f.Size))
 	h := sha256.New()
 	for off := int64(0); off < f.Size; {
@@ -128,7 +188,9 @@ func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File) error 
 		if _, err := src.ReadAt(b, off); err != nil {
 			return err
 		}
-		h.Write(b)
+		if !verified {
+			h.Write(b)
+		}
 		if dst != nil {
 			if _, err := dst.WriteAt(b, off); err != nil {
 				return &localError{err}
@@ -136,7 +198,7 @@ func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File) error 
 		}
 		off += int64(len(b))
 	}
-	if Hash(h.Sum(nil)) != f.SHA256 {
+	if !verified && Hash(h.Sum(nil)) != f.SHA256 {
 		return fmt.Errorf("%s: %w", src.Name(), ErrCorrupt)
 	}
 	return nil
@@ -216,7 +278,7 @@ func (s *FileStore) Check(ctx context.Context, h Hash) error {
 	if err != nil {
 		return err
 	}
-	err = s.copy(ctx, nil, src, &File{SHA256: h, Size: fi.Size()})
+	err = s.verify(ctx, src, &File{SHA256: h, Size: fi.Size()}, false)
 	if err != nil && ctx.Err() == nil {
 		_, _ = s.drop(ctx, src)
 		err = fmt.Errorf("%s: %w", src.Name(), ErrCorrupt)

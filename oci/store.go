@@ -43,7 +43,8 @@ import (
 //
 // Nothing in the store is trusted: what does not match its digest is removed
 // and fetched again. Everything gets its name when it is complete, so that a
-// process may be killed at any time.
+// process may be killed at any time; the next pull goes on with its work files,
+// whether or not the directory it pulled into is still there.
 //
 // A pull holds a shared lock on the file lock from beginning to end, [PruneStore]
 // an exclusive one. Pulls of one artifact take turns (locks/<hex>): the first
@@ -476,12 +477,16 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (*Pruned, error) {
 	for _, u := range all {
 		a, ix, err := s.index(u.Descriptor)
 		var own int64
-		fresh := map[string]bool{}
+		fresh := map[layout.Hash]bool{}
 		if err == nil {
 			for i := range ix.Files {
 				f := &ix.Files[i]
-				if hex := f.SHA256.String(); f.Regular() && !files[hex] && !fresh[hex] && s.files.Has(f) {
-					fresh[hex] = true
+				if !f.Regular() || files[f.SHA256.String()] || fresh[f.SHA256] {
+					continue
+				}
+				_, err := os.Lstat(s.files.Part(f.SHA256))
+				if err == nil || s.files.Has(f) {
+					fresh[f.SHA256] = true
 					own += f.Size
 				}
 			}
@@ -493,8 +498,8 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (*Pruned, error) {
 			continue
 		}
 		out.Left += own
-		for hex := range fresh {
-			files[hex] = true
+		for h := range fresh {
+			files[h.String()], files[filepath.Base(s.files.Part(h))] = true, true
 		}
 		for _, d := range []ocispec.Descriptor{u.Descriptor, a.Manifest.Config, a.Manifest.Layers[0]} {
 			blobs[d.Digest.Encoded()] = true

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocate gives a file its size and, where the file system can, the space
+// Allocate gives a file its size and, where the file system can, the space
 // for it.
-func allocate(f *os.File, size int64) error {
+func Allocate(f *os.File, size int64) error {
 	for {
 		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 		switch {

@@ -4,5 +4,5 @@ package tree
 
 import "os"
 
-// allocate gives a file its size.
-func allocate(f *os.File, size int64) error { return f.Truncate(size) }
+// Allocate gives a file its size.
+func Allocate(f *os.File, size int64) error { return f.Truncate(size) }

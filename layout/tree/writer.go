@@ -193,7 +193,7 @@ func (w *Writer) Part(key string, size int64) (f *os.File, resumed bool, err err
 	case fi.Size() > size:
 		err = f.Truncate(size)
 	default: // growing spares what another caller has written already
-		if err = allocate(f, size); err != nil {
+		if err = Allocate(f, size); err != nil {
 			err = errors.Join(fmt.Errorf("reserving %d bytes in %s: %w", size, w.dir, err), w.Remove(key))
 		}
 	}
