@@ -580,8 +580,8 @@ func (a *assembly) harvest(ctx context.Context, w *wants, sources []source, find
 		g.Go(func() error {
 			r := newStreamReader(sources)
 			defer r.Close()
-			buf := hashBufs.Get().([]byte)
-			defer hashBufs.Put(buf) //nolint:staticcheck // a slice header a megabyte is nothing
+			buf := hashBufs.Get().(*[chunk.Max]byte)
+			defer hashBufs.Put(buf)
 			for _, f := range part {
 				if gctx.Err() != nil {
 					return context.Cause(gctx)
@@ -669,7 +669,7 @@ func (t *target) advance(a *assembly, just int, b []byte) error {
 	if t.sum == nil {
 		t.sum = sha256.New()
 	}
-	var buf []byte
+	var buf *[chunk.Max]byte
 	for ; t.first+t.next < t.last; t.next++ {
 		i := t.first + t.next
 		if i == just {
@@ -683,8 +683,8 @@ func (t *target) advance(a *assembly, just int, b []byte) error {
 			return nil
 		}
 		if buf == nil {
-			buf = hashBufs.Get().([]byte)
-			defer hashBufs.Put(buf) //nolint:staticcheck // a slice header a megabyte is nothing
+			buf = hashBufs.Get().(*[chunk.Max]byte)
+			defer hashBufs.Put(buf)
 		}
 		from, to := max(a.starts[i], t.start), min(a.starts[i+1], t.start+t.Size)
 		if _, err := t.f.ReadAt(buf[:to-from], from-t.start); err != nil {
@@ -695,7 +695,7 @@ func (t *target) advance(a *assembly, just int, b []byte) error {
 	return nil
 }
 
-var hashBufs = sync.Pool{New: func() any { return make([]byte, chunk.Max) }}
+var hashBufs = sync.Pool{New: func() any { return new([chunk.Max]byte) }}
 
 // complete checks a file whose bytes are all there and gives it its name.
 func (a *assembly) complete(ctx context.Context, t *target) error {

@@ -201,7 +201,7 @@ func parseBytes(s string) (int64, error) {
 	number := strings.TrimRight(s, "bBiIkKmMgGtTpP ")
 	v, err := strconv.ParseFloat(number, 64)
 	unit, ok := units[strings.ToUpper(strings.TrimSpace(s[len(number):]))]
-	if err != nil || !ok || v*unit < 0 || v*unit > 1<<62 {
+	if err != nil || !ok || !(v*unit >= 0 && v*unit <= 1<<62) { // not a number is neither
 		return 0, fmt.Errorf("size %q", s)
 	}
 	return int64(v * unit), nil
