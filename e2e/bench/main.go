@@ -12,10 +12,10 @@
 // lies in the page cache, and what others wrote is on the disk before it
 // starts. Of several runs the one with the median wall time is shown. "On the
 // wire" counts every byte of the TCP connections, both ways; "stored" is what
-// the registry's store grew by. The peak of memory is the kernel's, which is
-// never below this program's own 17 MiB. With -link the registry is reached
-// over a veth pair whose ends send at that rate each (tc, token bucket), the
-// clients running in a network namespace.
+// the registry's store grew by. The peak of memory is the
+// client's alone. With -link the registry is reached over a veth pair whose ends
+// send at that rate each (tc, token bucket), the clients running in a network
+// namespace.
 //
 // modctl is used as its manual says for the least of time and disk: it builds
 // right into the registry and extracts from there. So it keeps nothing on the
