@@ -159,6 +159,7 @@ func (c *Client) remote(ctx context.Context, ref Reference) (*remote.Repository,
 	repo.Client = c.auth
 	repo.PlainHTTP = c.usePlain(ctx, ref)
 	repo.SkipReferrersGC = true
+	repo.ReferrerListMaxPages = maxReferrerPages
 	repo.MaxMetadataBytes = maxManifest
 	return repo, nil
 }

@@ -35,7 +35,9 @@ const (
 	maxLayers   = 4000
 	maxConfig   = 1 << 20
 	maxIndex    = 1 << 30
-	maxLayer    = 1 << 48 // so that maxLayers of them add up
+
+	maxReferrerPages = 1000
+	maxLayer         = 1 << 48 // so that maxLayers of them add up
 )
 
 // Errors that callers decide on.

@@ -8,7 +8,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"mpack/layout"
-	"mpack/layout/tree"
 	"mpack/oci"
 )
 
@@ -59,12 +58,7 @@ Examples:
 // indexOf returns the index of a reference or of a directory.
 func indexOf(c *cli.Context, client *oci.Client, arg string) (*layout.Index, error) {
 	if fi, err := os.Stat(arg); err == nil && fi.IsDir() {
-		t, err := tree.Walk(c.Context, arg, tree.Options{})
-		if err != nil {
-			return nil, err
-		}
-		defer t.Close()
-		return layout.Scan(c.Context, t, nil)
+		return scanDirectory(c.Context, arg)
 	}
 	ref, err := oci.ParseReference(arg)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"mpack/layout"
 	"mpack/oci"
+	"mpack/signing"
 )
 
 func logCommand() *cli.Command {
@@ -45,6 +46,34 @@ type logged struct {
 	BaseModels []oci.Source `json:"baseModels,omitempty"`
 	Corpora    []oci.Source `json:"corpora,omitempty"`
 	Revision   string       `json:"revision,omitempty"`
+	Built      []built      `json:"provenance,omitempty"`
+}
+
+// built is provenance as log prints it: what is claimed, as nobody's signature
+// is checked.
+type built struct {
+	Builder  string `json:"builder"`
+	Run      string `json:"run,omitempty"`
+	Source   string `json:"source,omitempty"`
+	Revision string `json:"revision,omitempty"`
+}
+
+// provenanceOf reads what is attested of how a version was made.
+func provenanceOf(c *cli.Context, v *oci.Version) ([]built, error) {
+	all, err := signing.Attestations(c.Context, subject(v.Repo, v.Descriptor))
+	if err != nil {
+		return nil, err
+	}
+	var list []built
+	for _, a := range all {
+		if a.PredicateType != signing.ProvenanceType {
+			continue
+		}
+		if p, err := signing.ParseProvenance(a.Predicate); err == nil {
+			list = append(list, built{p.Builder, p.Run, p.Source, p.Revision})
+		}
+	}
+	return list, nil
 }
 
 func history(c *cli.Context) error {
@@ -76,8 +105,10 @@ func history(c *cli.Context) error {
 				l.Changed++
 			}
 		}
+		var err error
+		l.Built, err = provenanceOf(c, s.Version)
 		steps = append(steps, l)
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
@@ -114,6 +145,13 @@ func printVersion(c *cli.Context, s logged) {
 	}
 	if s.Revision != "" {
 		fmt.Fprintf(out, "  revision %s\n", printable(s.Revision))
+	}
+	for _, b := range s.Built {
+		fmt.Fprintf(out, "  built by %s", printable(b.Builder))
+		if b.Source != "" {
+			fmt.Fprintf(out, " from %s@%s", printable(b.Source), printable(b.Revision))
+		}
+		fmt.Fprintln(out, " (attested, not verified here)")
 	}
 }
 

@@ -230,9 +230,11 @@ func catCommand() *cli.Command {
 		Name:      "cat",
 		Usage:     "write one file of an artifact to standard output, fetching only its chunks",
 		ArgsUsage: "REF PATH",
-		Description: `Examples:
+		Description: `A --policy, or MPACK_POLICY, is held to as by pull.
+
+Examples:
   mpack cat registry.example.com/team/model:v3 config.json | jq .`,
-		Flags: registryFlags(),
+		Flags: flags([]cli.Flag{boolFlag("verify", "check the signature first"), policyFlag()}, verifyFlags(), registryFlags()),
 		Action: func(c *cli.Context) error {
 			if c.Args().Len() != 2 {
 				return usagef("want REF and PATH; mpack cat --help shows how")
@@ -245,11 +247,25 @@ func catCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			pass, err := gate(c, client)
+			if err != nil {
+				return err
+			}
 			r, err := client.Open(c.Context, ref)
 			if err != nil {
 				return err
 			}
-			a, err := r.Artifact(c.Context)
+			defer r.Close()
+			d, err := r.Resolve(c.Context)
+			if err != nil {
+				return err
+			}
+			if pass != nil {
+				if err := pass(c.Context, r, d); err != nil {
+					return fmt.Errorf("%s: %w", ref, err)
+				}
+			}
+			a, err := r.ArtifactAt(c.Context, d)
 			if err != nil {
 				return err
 			}

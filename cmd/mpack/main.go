@@ -23,6 +23,7 @@ import (
 	"mpack/layout"
 	"mpack/layout/tree"
 	"mpack/oci"
+	"mpack/signing"
 )
 
 // Exit codes, part of the interface.
@@ -86,6 +87,7 @@ Examples:
   mpack push registry.example.com/team/model:v3 ./model
   mpack pull registry.example.com/team/model:v3 -o ./model
   mpack inspect registry.example.com/team/model:v3
+  mpack verify --key cosign.pub registry.example.com/team/model:v3
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 authentication,
 5 verification failed, 130 interrupted.`,
@@ -94,6 +96,8 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 authentication,
 			inspectCommand(), lsCommand(), catCommand(), diffCommand(),
 			copyCommand(), tagCommand(), tagsCommand(), rmCommand(),
 			logCommand(), gcCommand(), repackCommand(),
+			keyCommand(), signCommand(), verifyCommand(),
+			attestCommand(), verifyAttestationCommand(), attestationsCommand(),
 			storeCommand(), loginCommand(), logoutCommand(),
 			serveCommand(), demoCommand(), versionCommand(), completionCommand(),
 		},
@@ -136,7 +140,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, layout.ErrCorrupt), errors.Is(err, oci.ErrCorrupt):
+	case errors.Is(err, layout.ErrCorrupt), errors.Is(err, oci.ErrCorrupt), errors.Is(err, signing.ErrNotVerified):
 		return exitVerify
 	case oci.IsAuth(err):
 		return exitAuth
@@ -149,16 +153,19 @@ func exitCode(ctx context.Context, err error) int {
 // hintFor says what to do next where that is known.
 func hintFor(err error) string {
 	var dns *net.DNSError
+	var refused *signing.VerificationError
 	switch {
 	case oci.IsAuth(err):
 		return "log in with mpack login REGISTRY, or pass -u and --password-stdin; if you are logged in, the account may lack the right"
+	case errors.As(err, &refused):
+		return hintForRefusal(refused.Reason)
 	case errors.Is(err, syscall.ENOSPC):
 		return "the disk is full; free room and run the same command again, what has arrived is kept"
 	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
 		return "check that the directory can be written by this user"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there; check the registry's host name and port"
-	case errors.As(err, &dns):
+	case errors.As(err, &dns) && !strings.Contains(err.Error(), "trust root"):
 		return "check the registry's host name; a local layout is written oci:DIR:TAG"
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return "the registry speaks plain HTTP: pass --plain-http"
@@ -168,6 +175,22 @@ func hintFor(err error) string {
 		return "something writes to the directory; pack it again when that is done"
 	case errors.Is(err, oci.ErrNotFound):
 		return "mpack tags REPOSITORY lists what there is"
+	}
+	return ""
+}
+
+// hintForRefusal says what may be done about what does not verify, where that
+// is not to trust it all the same.
+func hintForRefusal(r signing.Reason) string {
+	switch r {
+	case signing.NoSignature:
+		return "mpack sign signs it; if it was signed elsewhere, mpack copy brings the signature along"
+	case signing.NoLogEntry:
+		return "it was signed with --tlog-upload=false: --insecure-ignore-tlog takes it as it is, --use-signed-timestamps by its timestamp"
+	case signing.NoPolicy:
+		return "a policy with a glob that matches the reference must let it pass; layouts and archives have no name to match"
+	case signing.NoAttestation:
+		return "mpack attestations lists what is attested"
 	}
 	return ""
 }

@@ -26,6 +26,9 @@ Files come out of the store by --link: as copies that share their blocks
 (reflink) where the file system can (btrfs, XFS), else as plain copies; with
 hardlink they are the store's own files, read-only, and not to be changed.
 
+With --verify, or where a --policy is set, nothing is fetched before the signature
+holds; see mpack verify for the flags that go with it.
+
 The digest that was pulled is printed on standard output.
 
 Examples:
@@ -41,8 +44,9 @@ Examples:
 			stringFlag("store", "share what is fetched with other pulls, in `DIR`"),
 			&cli.StringFlag{Name: "link", Usage: "how files come out of the store: `auto`, reflink, hardlink or copy", Value: string(layout.LinkAuto), EnvVars: env("link"),
 				Action: oneOf("link", string(layout.LinkAuto), string(layout.LinkReflink), string(layout.LinkHard), string(layout.LinkCopy))},
+			boolFlag("verify", "check the signature first"), policyFlag(),
 			formatFlag(),
-		}, outputFlags(), registryFlags()),
+		}, verifyFlags(), outputFlags(), registryFlags()),
 		Action: pull,
 	}
 }
@@ -67,6 +71,9 @@ func pull(c *cli.Context) error {
 		Include: c.StringSlice("include"),
 		Exclude: c.StringSlice("exclude"),
 		Seeds:   c.StringSlice("seed"),
+	}
+	if o.Before, err = gate(c, client); err != nil {
+		return err
 	}
 	link := layout.LinkMode(c.String("link"))
 	if s := c.String("store"); s != "" {

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
 	"mpack/layout/frame"
 	"mpack/oci"
+	"mpack/signing"
 )
 
 func pushCommand() *cli.Command {
@@ -24,13 +29,18 @@ Chunks that the tag's present artifact, or the repository's newest one, holds
 already are not stored or sent again (--base). With --base none the digest
 depends on the files alone, wherever and whenever they are packed.
 
+With --sign the tag moves only when the signature is there; see mpack sign for the
+flags that go with it. --provenance attests how it was made (SLSA v1), from what the
+CI job's environment says and the base models and corpora that are known by digest.
+
 DIR/.mpackignore leaves files out by .dockerignore's rules; DIR/mpack.yaml says
 what cannot be read from the files: name, version, licenses, baseModels, corpora, …
 
 Examples:
   mpack push registry.example.com/team/model:v3 ./model
   mpack push --kind corpus --exclude '*.tmp' registry.example.com/team/corpus:2026-11-24 ./data
-  D=$(mpack push -q oci:./out:v1 ./model)`,
+  D=$(mpack push -q oci:./out:v1 ./model)
+  mpack push --sign --key cosign.key --provenance registry.example.com/team/model:v3 ./model`,
 		Flags: flags([]cli.Flag{
 			&cli.StringFlag{Name: "kind", Usage: "`model` or corpus; guessed from the files if not given", EnvVars: env("kind"), Action: oneOf("kind", "model", "corpus")},
 			listFlag("annotation", "add `KEY=VALUE` to the manifest's annotations", "a"),
@@ -39,8 +49,10 @@ Examples:
 			&cli.StringFlag{Name: "base", Usage: "artifact whose chunks need not be stored again: a `REF`, auto or none", Value: oci.BaseAuto, EnvVars: env("base")},
 			&cli.IntFlag{Name: "level", Usage: "zstd level of what are not weights, 1 to 4", EnvVars: env("level")},
 			stringFlag("created", "write `TIME` (RFC 3339) as the creation time; SOURCE_DATE_EPOCH does the same"),
+			boolFlag("sign", "sign it before the tag moves"),
+			boolFlag("provenance", "attest, signed, how it was made"),
 			formatFlag(),
-		}, outputFlags(), registryFlags()),
+		}, signFlags(), outputFlags(), registryFlags()),
 		Action: push,
 	}
 }
@@ -75,6 +87,14 @@ func push(c *cli.Context) error {
 		return err
 	}
 	start := time.Now()
+	if c.Bool("sign") || c.Bool("provenance") {
+		if ref.Scheme == oci.Archive {
+			return usagef("nothing can be signed in an archive that is being written: push to an oci: layout and copy that to the archive")
+		}
+		o.Before = func(ctx context.Context, r *oci.Repo, d ocispec.Descriptor, config *oci.Config) error {
+			return attestPush(ctx, c, r, d, config, start)
+		}
+	}
 	p := progressOf(c, "push")
 	o.Progress = p.Func()
 	done, err := client.Push(c.Context, ref, dir, o)
@@ -99,6 +119,36 @@ func push(c *cli.Context) error {
 	say(c, "took %s%s", humanDuration(took), base)
 	fmt.Fprintln(c.App.Writer, done.Descriptor.Digest)
 	return nil
+}
+
+// attestPush makes what --provenance and --sign ask for.
+func attestPush(ctx context.Context, c *cli.Context, r *oci.Repo, d ocispec.Descriptor, config *oci.Config, start time.Time) error {
+	if c.Bool("provenance") {
+		in := signing.ProvenanceInput{Version: buildVersion(), Revision: config.About.Revision, Started: start, Finished: time.Now()}
+		in.Dependencies = slices.Concat(dependencies(signing.RoleBaseModel, config.BaseModels), dependencies(signing.RoleCorpus, config.Corpora))
+		predicate, err := signing.Provenance(os.Getenv, in)
+		if err != nil {
+			return err
+		}
+		if _, err := signing.Attest(ctx, subject(r, d), signing.AttestOptions{
+			Signer: signer(c), Format: signatureFormat(c), PredicateType: signing.ProvenanceType, Predicate: predicate,
+		}); err != nil {
+			return fmt.Errorf("provenance: %w", err)
+		}
+	}
+	if c.Bool("sign") {
+		_, err := signArtifact(c, r, d, nil)
+		return err
+	}
+	return nil
+}
+
+func dependencies(role string, sources []oci.Source) []signing.Dependency {
+	var ds []signing.Dependency
+	for _, s := range sources {
+		ds = append(ds, signing.Dependency{Role: role, Name: s.Name, Digest: digest.Digest(s.Digest)})
+	}
+	return ds
 }
 
 type pushed struct {
