@@ -520,3 +520,22 @@ func TestCancelEndsPack(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// An index may claim one SHA-256 of chunks of two sizes.
+func TestAHashOfTwoSizesIsRefused(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "a.safetensors", safetensors(1<<20, 1, 2, 3))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	cs := p.Index.Chunks
+	for i := range cs[1:] {
+		cs[i+1].SHA256, cs[i+1].Offset, cs[i+1].Length = cs[0].SHA256, cs[0].Offset, cs[0].Length
+	}
+	w, err := tree.NewWriter(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := layout.Assemble(t.Context(), p.Index, p.Layers, w, b.from(p.Layers), layout.AssembleOptions{}); !errors.Is(err, layout.ErrCorrupt) {
+		t.Errorf("got %v", err)
+	}
+}
