@@ -12,10 +12,9 @@
 // lies in the page cache, and what others wrote is on the disk before it
 // starts. Of several runs the one with the median wall time is shown. "On the
 // wire" counts every byte of the TCP connections, both ways; "stored" is what
-// the registry's store grew by. The peak of memory is the
-// client's alone. With -link the registry is reached over a veth pair whose ends
-// send at that rate each (tc, token bucket), the clients running in a network
-// namespace.
+// the registry's store grew by. The peak of memory is the client's
+// alone. With -link the registry is reached over a veth pair whose ends send at
+// that rate each (tc, token bucket), the clients running in a network namespace.
 //
 // modctl is used as its manual says for the least of time and disk: it builds
 // right into the registry and extracts from there. So it keeps nothing on the
@@ -33,6 +32,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 
@@ -40,10 +40,12 @@ import (
 )
 
 func main() {
+	// Ctrl-C ends the command under way, which is an error, after which all is cleaned up.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	o := options{}
 	flag.Int64Var(&o.size, "size", 1024, "size of the model in `MiB`; the corpus of a series is half of it")
 	flag.IntVar(&o.runs, "runs", 1, "measure transfers `N` times")
-	flag.StringVar(&o.dir, "dir", "", "work below `DIR` (default: the system's temporary directory); takes seven times the size, a series twenty-five times")
+	flag.StringVar(&o.dir, "dir", "", "work below `DIR` (default: the system's temporary directory); takes five times the size, a series thirty times")
 	flag.StringVar(&o.link, "link", "", "reach the registry through a link of `RATE`, as tc writes it: 1gbit")
 	flag.BoolVar(&o.series, "series", false, "store versions of a model and of a corpus instead")
 	flag.StringVar(&o.plots, "plots", "", "write the plots of a series to `DIR`")
