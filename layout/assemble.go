@@ -77,7 +77,7 @@ func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fe
 		o.Workers = max(4, runtime.GOMAXPROCS(0))
 	}
 	a := &assembly{ix: ix, layers: layers, w: w, fetch: fetch, opts: o}
-	a.commits.SetLimit(smallCommits)
+	a.commits.SetLimit(commits)
 	a.plan()
 	for _, step := range []func(context.Context) error{a.keep, a.take, a.resume, a.seed, a.fetchAll, a.rest} {
 		if err := step(ctx); err != nil {
@@ -100,7 +100,7 @@ type assembly struct {
 	targets []*target // selected regular files, in stream order
 	starts  []int64   // of each chunk in the stream
 
-	commits errgroup.Group // of small files
+	commits errgroup.Group // of files that have all their bytes
 	mu      sync.Mutex
 	fetched atomic.Int64
 	local   atomic.Int64
@@ -239,7 +239,7 @@ func (a *assembly) take(ctx context.Context) error {
 	if err := a.each(ctx, large, take); err != nil {
 		return err
 	}
-	return each(ctx, smallCommits, small, take)
+	return each(ctx, commits, small, take)
 }
 
 // put gives the store a file that has its name. A store that cannot take it,
@@ -295,6 +295,14 @@ func each(ctx context.Context, workers int, ts []*target, do func(context.Contex
 	return context.Cause(ctx)
 }
 
+// named is each, and waits until the files that do completes have their names.
+func (a *assembly) named(ctx context.Context, ts []*target, do func(context.Context, *target) error) error {
+	if err := a.each(ctx, ts, do); err != nil {
+		return err
+	}
+	return a.commits.Wait()
+}
+
 // missing returns the targets that are not right yet.
 func (a *assembly) missing() []*target {
 	var ts []*target
@@ -313,7 +321,7 @@ func (a *assembly) resume(ctx context.Context) error {
 		t.have = make([]bool, t.last-t.first)
 		t.missing.Store(int32(t.last - t.first))
 	}
-	return a.each(ctx, ts, func(ctx context.Context, t *target) error {
+	return a.named(ctx, ts, func(ctx context.Context, t *target) error {
 		if t.Size < ownRun {
 			return nil // small files are made when their bytes are there
 		}
@@ -490,7 +498,7 @@ func (a *assembly) seed(ctx context.Context) error {
 		if len(sources) == 0 || w.left == 0 {
 			continue
 		}
-		_, chunks, err := scan(ctx, sources, nil)
+		_, chunks, err := scan(ctx, sources, nil, false)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -511,10 +519,7 @@ func (a *assembly) seed(ctx context.Context) error {
 			}
 		}
 	}
-	if err := a.each(ctx, done, func(ctx context.Context, t *target) error { return a.complete(ctx, t) }); err != nil {
-		return err
-	}
-	return a.commits.Wait()
+	return a.named(ctx, done, a.complete)
 }
 
 // find is a wanted chunk that may lie at a place of a stream.
@@ -647,6 +652,9 @@ func (a *assembly) write(i int, b []byte) (full []*target, err error) {
 func (a *assembly) writePart(t *target, b []byte, off int64) error {
 	if t.f != nil {
 		_, err := t.f.WriteAt(b, off)
+		if err == nil {
+			tree.StartWriting(t.f, off, int64(len(b)))
+		}
 		return err
 	}
 	f, _, err := a.w.Part(t.key, t.Size)
@@ -728,18 +736,15 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 	}
 	f := t.f
 	t.f, t.sum = nil, nil
-	if t.Size < ownRun {
-		ctx := context.WithoutCancel(ctx) // the step that began it may end before it does
-		a.commits.Go(func() error { return a.commit(ctx, t, f) })
-		return nil
-	}
-	return a.commit(ctx, t, f)
+	ctx = context.WithoutCancel(ctx) // the step that began it may end before it does
+	a.commits.Go(func() error { return a.commit(ctx, t, f) })
+	return nil
 }
 
-// smallCommits is how many small files are brought to the disk at once: file
-// systems write their journal once for all who wait for it. Of 20,000 files,
-// 4 at once took 9.8 s on ext4, 64 took 3.1 s.
-const smallCommits = 64
+// commits is how many files are brought to the disk at once, beside what is
+// fetched meanwhile: file systems write their journal once for all who wait
+// for it. Of 20,000 small files, 4 at once took 9.8 s on ext4, 64 took 3.1 s.
+const commits = 64
 
 // commit gives the checked file f of t its name.
 func (a *assembly) commit(ctx context.Context, t *target, f *os.File) error {

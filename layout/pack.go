@@ -106,6 +106,8 @@ func (p *packer) start(ctx context.Context, put Put) context.Context {
 func (p *packer) end(ctx context.Context, err error) error {
 	if err == nil {
 		err = p.endLayer(ctx)
+	} else if p.body != nil {
+		err = errors.Join(err, p.body.Close())
 	}
 	// What put failed with is the cause; that the rest was cancelled is not.
 	if putErr := p.putters.Wait(); putErr != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -118,16 +120,18 @@ func (p *packer) end(ctx context.Context, err error) error {
 // to be compared with others.
 func Scan(ctx context.Context, t *tree.Tree, p Progress) (*Index, error) {
 	sources := sourcesOf(t)
-	s, chunks, err := scan(ctx, sources, p)
+	s, chunks, err := scan(ctx, sources, p, true)
 	if err != nil {
 		return nil, err
 	}
 	return &Index{Files: filesOf(t, s), Chunks: chunks}, nil
 }
 
-func scan(ctx context.Context, sources []source, p Progress) (*stream, []Chunk, error) {
+// scan cuts the sources and hashes their chunks, and the files only if asked.
+func scan(ctx context.Context, sources []source, p Progress, files bool) (*stream, []Chunk, error) {
 	workers := runtime.GOMAXPROCS(0)
 	s := newStream(sources, 2*workers+4)
+	s.chunksOnly = !files
 	var chunks []Chunk
 	err := s.run(ctx, workers, p,
 		func(_ int, c *raw) error {
@@ -207,12 +211,11 @@ type packer struct {
 	body     *spool
 	digest   hash.Hash
 	rawLen   int64
-	free     chan []byte
 }
 
 // newPacker makes a packer for a tree of total raw bytes.
 func newPacker(o PackOptions, total int64) *packer {
-	return &packer{opts: o, step: stepFor(total), seen: map[Hash]*entry{}, free: make(chan []byte, uploads+1)}
+	return &packer{opts: o, step: stepFor(total), seen: map[Hash]*entry{}}
 }
 
 // useBase enters the chunks of the base.
@@ -292,7 +295,7 @@ func (p *packer) collect(ctx context.Context, c *raw) error {
 func (p *packer) store(ctx context.Context, e *entry, sum Hash, size int) error {
 	if p.cur == nil {
 		p.cur = &building{number: -1}
-		p.body = newSpool(p.free)
+		p.body = new(spool)
 		p.digest = sha256.New()
 		p.rawLen = 0
 	}
@@ -331,11 +334,10 @@ func (p *packer) endLayer(ctx context.Context) error {
 	l.Digest, l.Size = Hash(p.digest.Sum(nil)), body.Len()
 	p.cur, p.body = nil, nil
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return errors.Join(context.Cause(ctx), body.Close())
 	}
 	p.putters.Go(func() error {
-		defer body.Close()
-		return p.put(l.Layer, body.Reader())
+		return errors.Join(p.put(l.Layer, body.Reader()), body.Close())
 	})
 	return nil
 }

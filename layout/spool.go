@@ -1,35 +1,30 @@
 package layout
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"sync"
 )
 
-// spoolMemory is how many bytes of a layer are held in memory; larger layers,
-// which only trees of more than 16 GB have, go through a temporary file.
-const spoolMemory = 40 << 20
+const (
+	spoolBlock = 1 << 20 // bytes
+	// spoolMemory is how many bytes of a layer are held in memory; larger
+	// layers, which only trees of more than 16 GB have, go through a file.
+	spoolMemory = 40 << 20
+)
+
+var spoolBlocks = sync.Pool{New: func() any { return new([spoolBlock]byte) }}
 
 // spool holds one finished layer while it is uploaded: its digest must be
 // known before a registry can be asked whether it has it, and its bytes must
 // be there to be sent again.
 type spool struct {
-	mem  []byte
-	file *os.File
-	kept bool // whether file still has a name, as it must on Windows
-	n    int64
-	free chan []byte // where mem comes from and goes back to
-}
-
-func newSpool(free chan []byte) *spool {
-	s := &spool{free: free}
-	select {
-	case s.mem = <-free:
-	default:
-		s.mem = make([]byte, 0, spoolMemory) // of which the system gives what is written to
-	}
-	return s
+	blocks []*[spoolBlock]byte
+	file   *os.File
+	kept   bool // whether file still has a name, as it must on Windows
+	n      int64
 }
 
 // Len returns the bytes appended.
@@ -37,25 +32,57 @@ func (s *spool) Len() int64 { return s.n }
 
 // Append adds b to the end.
 func (s *spool) Append(b []byte) error {
-	s.n += int64(len(b))
-	if s.file == nil && len(s.mem)+len(b) <= spoolMemory {
-		s.mem = append(s.mem, b...)
-		return nil
-	}
-	if s.file == nil {
-		f, err := os.CreateTemp("", "mpack-layer-")
-		if err != nil {
-			return fmt.Errorf("buffer a layer: %w", err)
-		}
-		s.file, s.kept = f, os.Remove(f.Name()) != nil
-		if _, err := f.Write(s.mem); err != nil {
-			return fmt.Errorf("buffer a layer (TMPDIR says where): %w", err)
+	if s.file == nil && s.n+int64(len(b)) > spoolMemory {
+		if err := s.toFile(); err != nil {
+			return err
 		}
 	}
-	if _, err := s.file.Write(b); err != nil {
+	if s.file != nil {
+		n, err := s.file.Write(b)
+		s.n += int64(n)
+		return spoolError(err)
+	}
+	for len(b) > 0 {
+		at := int(s.n % spoolBlock)
+		if at == 0 {
+			s.blocks = append(s.blocks, spoolBlocks.Get().(*[spoolBlock]byte))
+		}
+		k := copy(s.blocks[len(s.blocks)-1][at:], b)
+		b, s.n = b[k:], s.n+int64(k)
+	}
+	return nil
+}
+
+// toFile moves what is in memory to a file.
+func (s *spool) toFile() error {
+	f, err := os.CreateTemp("", "mpack-layer-")
+	if err != nil {
+		return spoolError(err)
+	}
+	s.file, s.kept = f, os.Remove(f.Name()) != nil
+	_, err = io.Copy(f, io.NewSectionReader(s, 0, s.n))
+	s.freeBlocks()
+	return spoolError(err)
+}
+
+func spoolError(err error) error {
+	if err != nil {
 		return fmt.Errorf("buffer a layer (TMPDIR says where): %w", err)
 	}
 	return nil
+}
+
+// ReadAt implements [io.ReaderAt] over the blocks.
+func (s *spool) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) && off < s.n {
+		at := off % spoolBlock
+		k := copy(p[n:], s.blocks[off/spoolBlock][at:min(spoolBlock, at+s.n-off)])
+		n, off = n+k, off+int64(k)
+	}
+	if n < len(p) {
+		err = io.EOF
+	}
+	return n, err
 }
 
 // Reader returns the bytes from the start.
@@ -63,21 +90,25 @@ func (s *spool) Reader() io.ReadSeeker {
 	if s.file != nil {
 		return io.NewSectionReader(s.file, 0, s.n)
 	}
-	return bytes.NewReader(s.mem)
+	return io.NewSectionReader(s, 0, s.n)
 }
 
 // Close lets the bytes go.
-func (s *spool) Close() {
-	if s.file != nil {
-		s.file.Close()
-		if s.kept {
-			os.Remove(s.file.Name())
-		}
+func (s *spool) Close() error {
+	s.freeBlocks()
+	if s.file == nil {
+		return nil
 	}
-	if s.mem != nil {
-		select {
-		case s.free <- s.mem[:0]:
-		default:
-		}
+	err := s.file.Close()
+	if s.kept {
+		err = errors.Join(err, os.Remove(s.file.Name()))
 	}
+	return err
+}
+
+func (s *spool) freeBlocks() {
+	for _, b := range s.blocks {
+		spoolBlocks.Put(b)
+	}
+	s.blocks = nil
 }

@@ -68,8 +68,8 @@ func TestCutsAreThoseOfTheFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string][]int{
-		"noise 1": cuts(noise(1, 4<<20)),
-		"text 2":  cuts(text(2, 4<<20+12345)),
+		"noise 1": cuts(noise(1, 1<<20)),
+		"text 2":  cuts(text(2, 1<<20+12345)),
 		"zeros":   cuts(make([]byte, 5<<19)),
 	}
 	for name := range want {
@@ -118,7 +118,7 @@ func TestCutsComeBackAfterAnEdit(t *testing.T) {
 		"insertion inside":       edit(10<<20, 0, noise(6, 100)),
 		"deletion inside":        edit(10<<20, 12345, nil),
 		"replacement inside":     edit(10<<20, 1000, noise(7, 1000)),
-		"append":                 edit(len(data), 0, noise(8, 1<<20)),
+		"append":                 edit(len(data), 0, noise(8, 4*Avg)),
 	} {
 		old := map[string]bool{}
 		rest := data

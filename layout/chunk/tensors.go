@@ -15,16 +15,16 @@ type Piece struct {
 // holds; a tensor that overlaps the one before or leaves the file is taken
 // for bytes of no tensor.
 //
-// A tensor of Min bytes or more is pieces of its own, every one of Max bytes
-// but the last, and the one before where the last would be below Min. What
-// follows a tensor up to the next, if less than Min (the padding of GGUF), counts
-// as the tensor's end. Smaller tensors are put together until they reach Min
+// A tensor of Small bytes or more is pieces of its own, every one of Max bytes
+// but the last, and the one before where the last would be below Small. What
+// follows a tensor up to the next, if less than Small (the padding of GGUF), counts
+// as the tensor's end. Smaller tensors are put together until they reach Small
 // or a large one follows. What comes before the first tensor, the file's
 // header, is put together with nothing.
 func Tensors(size int64, ts []tensor.Tensor) []Piece {
 	var (
 		pieces []Piece
-		small  Piece // tensors below Min, not yet a piece
+		small  Piece // tensors below Small, not yet a piece
 		pos    int64
 	)
 	flush := func() {
@@ -54,11 +54,11 @@ func Tensors(size int64, ts []tensor.Tensor) []Piece {
 				break
 			}
 		}
-		if end-pos < Min {
+		if end-pos < Small {
 			t.Size += end - pos
 			pos = end
 		}
-		if t.Size >= Min {
+		if t.Size >= Small {
 			flush()
 			pieces = steps(pieces, t.Size, t.DType)
 			continue
@@ -68,7 +68,7 @@ func Tensors(size int64, ts []tensor.Tensor) []Piece {
 		} else if small.DType != t.DType {
 			small.DType = ""
 		}
-		if small.Size += t.Size; small.Size >= Min {
+		if small.Size += t.Size; small.Size >= Small {
 			flush()
 		}
 	}
@@ -85,8 +85,8 @@ func within(t tensor.Tensor, pos, size int64) bool {
 func steps(pieces []Piece, n int64, dtype string) []Piece {
 	for n > 0 {
 		k := min(n, Max)
-		if rest := n - k; rest > 0 && rest < Min {
-			k -= Min
+		if rest := n - k; rest > 0 && rest < Small {
+			k -= Small
 		}
 		pieces = append(pieces, Piece{k, dtype})
 		n -= k

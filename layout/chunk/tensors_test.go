@@ -32,12 +32,12 @@ func TestTensorsAreCutAtTheirBounds(t *testing.T) {
 		{"no tensors", 100, nil, []Piece{{100, ""}}},
 		{"a header of its own", 100 + 10, lay(100, "F32", 10), []Piece{{100, ""}, {10, "F32"}}},
 		{"steps", 8 + 5*m/2, lay(8, "BF16", 5*m/2), []Piece{{8, ""}, {m, "BF16"}, {m, "BF16"}, {m / 2, "BF16"}}},
-		{"no small end", 2*m + 10, lay(0, "BF16", 2*m+10), []Piece{{m, "BF16"}, {m - Min, "BF16"}, {Min + 10, "BF16"}}},
+		{"no small end", 2*m + 10, lay(0, "BF16", 2*m+10), []Piece{{m, "BF16"}, {m - Small, "BF16"}, {Small + 10, "BF16"}}},
 		{"small ones together", 130 * k, lay(0, "F16", 30*k, 30*k, 30*k, 30*k, 10*k), []Piece{{90 * k, "F16"}, {40 * k, "F16"}}},
 		{"mixed ones", 60 * k, join(lay(0, "F16", 30*k), lay(30*k, "F32", 30*k)), []Piece{{60 * k, ""}}},
 		{"a large one after a small", m + k, lay(0, "F16", k, m), []Piece{{k, "F16"}, {m, "F16"}}},
-		{"padding", 2*m + 64, join(lay(0, "Q4_K", m-8), lay(m, "Q6_K", m)), []Piece{{m, "Q4_K"}, {m - Min, "Q6_K"}, {Min + 64, "Q6_K"}}},
-		{"a large gap", 2*m + Min, join(lay(0, "I8", m), lay(m+Min, "I8", m)), []Piece{{m, "I8"}, {Min, ""}, {m, "I8"}}},
+		{"padding", 2*m + 64, join(lay(0, "Q4_K", m-8), lay(m, "Q6_K", m)), []Piece{{m, "Q4_K"}, {m - Small, "Q6_K"}, {Small + 64, "Q6_K"}}},
+		{"a large gap", 2*m + Small, join(lay(0, "I8", m), lay(m+Small, "I8", m)), []Piece{{m, "I8"}, {Small, ""}, {m, "I8"}}},
 		{"a gap of no tensor at the end", m, lay(0, "I8", k), []Piece{{k, "I8"}, {m - k, ""}}},
 		{"empty tensors", 100, lay(0, "I8", 0, 100, 0), []Piece{{100, "I8"}}},
 	} {
@@ -79,16 +79,16 @@ func checkPieces(t *testing.T, size int64, pieces []Piece) {
 	if sum != max(size, 0) {
 		t.Errorf("pieces of %d bytes for %d", sum, size)
 	}
-	if most := size/Min*2 + 2; int64(len(pieces)) > most {
+	if most := size/Small*2 + 2; int64(len(pieces)) > most {
 		t.Errorf("%d pieces, more than %d", len(pieces), most)
 	}
 }
 
 func TestATensorThatMovesKeepsItsPieces(t *testing.T) {
-	for _, size := range []int64{Min, Max - 1, Max + 1, Max + Min, 5*Max + 12} {
+	for _, size := range []int64{Small, Max - 1, Max + 1, Max + Small, 5*Max + 12} {
 		alone := Tensors(size, lay(0, "BF16", size))
-		for _, before := range []int64{1, Min - 1, Min, 3*Max + 7} {
-			for _, after := range []int64{1, Min, 2 * Max} {
+		for _, before := range []int64{1, Small - 1, Small, 3*Max + 7} {
+			for _, after := range []int64{1, Small, 2 * Max} {
 				ts := slices.Concat(lay(100, "F32", before), lay(100+before, "BF16", size), lay(100+before+size, "I8", after))
 				var mine []Piece
 				for _, p := range Tensors(100+before+size+after, ts) {
