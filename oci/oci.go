@@ -46,6 +46,7 @@ var (
 	ErrNotArtifact = errors.New("not an mpack artifact")
 	ErrCorrupt     = errors.New("content does not match its digest")
 	ErrReadOnly    = errors.New("cannot be written to")
+	ErrNoStore     = fmt.Errorf("%w: no store there", ErrNotFound)
 )
 
 // checkManifest makes sure that a manifest is one of mpack's.

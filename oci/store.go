@@ -382,7 +382,7 @@ func StoreUsage(ctx context.Context, dir string) ([]StoredUse, error) {
 func withStore(ctx context.Context, dir string, shared bool, do func(*Store) error) error {
 	_, err := os.Stat(filepath.Join(dir, storeFiles))
 	if errors.Is(err, fs.ErrNotExist) { // a mistyped directory is not made a store
-		err = fmt.Errorf("%w: no store there; mpack pull --store makes one", ErrNotFound)
+		err = ErrNoStore
 	}
 	var s *Store
 	if err == nil {

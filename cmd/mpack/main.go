@@ -173,6 +173,8 @@ func hintFor(err error) string {
 		return "pass --ca-file with the registry's CA certificate"
 	case errors.Is(err, tree.ErrChanged):
 		return "something writes to the directory; pack it again when that is done"
+	case errors.Is(err, oci.ErrNoStore):
+		return "mpack pull --store DIR makes one"
 	case errors.Is(err, oci.ErrNotFound):
 		return "mpack tags REPOSITORY lists what there is"
 	}

@@ -123,9 +123,9 @@ func warnOfStore(c *cli.Context, link layout.LinkMode, done *oci.Pulled) {
 		say(c, "warning: the store did not get every file: %v", done.Unkept)
 	}
 	switch {
-	case c.String("store") == "" || done.Files == 0:
 	case link == layout.LinkHard && done.Shared > 0:
 		say(c, "warning: files are hard links into the store and read-only: a change to one is a change for all who pulled it")
+	case c.String("store") == "" || done.Files == 0:
 	case (link == layout.LinkHard || link == layout.LinkReflink) && done.Shared == 0:
 		say(c, "warning: files were copied: %s is not possible between the store and the directory", link)
 	}

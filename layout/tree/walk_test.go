@@ -211,21 +211,6 @@ func TestWalkNamesWhatCannotBePacked(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 	})
-	t.Run("unreadable", func(t *testing.T) {
-		if os.Geteuid() == 0 {
-			t.Skip("root reads everything")
-		}
-		dir := populate(t, "a", "d/b")
-		for _, n := range []string{"a", "d"} {
-			if err := os.Chmod(filepath.Join(dir, n), 0); err != nil {
-				t.Fatal(err)
-			}
-		}
-		refused(t, dir, Options{}, "not readable", "a", "d/")
-		if err := os.Chmod(filepath.Join(dir, "d"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	})
 }
 
 func many(n int) (files []string) {
