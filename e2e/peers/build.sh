@@ -24,16 +24,18 @@ install() {
   mv "$work/$(basename "${2%@*}")" "$bin/$1"
 }
 
-# own MODULE PACKAGE...: from a module here, each package to its last element's name
+# own MODULE PACKAGE...: from a module here, each package to its last element's name; again when the module has changed
 own() {
-  local module=$1 package missing=()
+  local module=$1 package sum
   shift
-  for package; do [ -x "$bin/$(basename "$package")" ] || missing+=("$package"); done
-  [ ${#missing[@]} -gt 0 ] || return 0
-  echo "building ${missing[*]} from $module" >&2
+  sum=$(find "$module" -type f | sort | xargs cat | sha256sum)
+  for package; do [ -x "$bin/$(basename "$package")" ] || rm -f "$bin/.$module.sum"; done
+  [ "$sum" != "$(cat "$bin/.$module.sum" 2>/dev/null)" ] || return 0
+  echo "building $* from $module" >&2
   mkdir -p "$work/own"
-  (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build "${flags[@]}" -o "$work/own/" "${missing[@]}")
+  (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build "${flags[@]}" -o "$work/own/" "$@")
   mv "$work"/own/* "$bin/"
+  echo "$sum" >"$bin/.$module.sum"
 }
 
 for group; do
