@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -121,4 +122,14 @@ func (r *Registry) Stop() {
 	_ = r.cmd.Process.Kill() // it may have ended
 	err := <-r.done
 	r.done <- err
+}
+
+// End asks the registry to end, and waits until it has written what it holds.
+func (r *Registry) End() error {
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	err := <-r.done
+	r.done <- err
+	return nil
 }
