@@ -30,7 +30,7 @@ const (
 const (
 	maxLine     = 1 << 20 // bytes of one line of the index
 	maxRatio    = 400     // decompressed bytes for each compressed one
-	maxIndexRaw = 4 << 30 // decompressed bytes
+	maxIndexRaw = 8 << 30 // decompressed bytes
 	maxTotal    = 1 << 60 // bytes of the stream
 )
 

@@ -34,7 +34,7 @@ const (
 	maxManifest = 4 << 20 // bytes, what registries accept
 	maxLayers   = 4000
 	maxConfig   = 1 << 20
-	maxIndex    = 1 << 30
+	maxIndex    = 2 << 30
 
 	maxReferrerPages = 1000
 	maxLayer         = 1 << 48 // so that maxLayers of them add up
