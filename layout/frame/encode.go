@@ -140,7 +140,7 @@ func (e *Encoder) appendPlane(dst, p []byte, repeats bool) ([]byte, error) {
 	var err error
 	if e.shrinks(p) {
 		if dst, err = appendHuffman(dst, p, &e.huff); err != nil {
-			return nil, fmt.Errorf("Huffman-coding a plane: %w", err)
+			return nil, fmt.Errorf("code a plane: %w", err)
 		}
 	} else {
 		dst = appendRaw(dst, p)
