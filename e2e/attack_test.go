@@ -117,7 +117,7 @@ func TestASwappedSignatureIsRefused(t *testing.T) {
 	// and the rightful bundle as evil's referrer
 	evil := rawManifest(t, v.addr+"/e2e/m:evil")
 	var referrers struct{ Manifests []map[string]any }
-	parse(t, string(v.referrers(t, v.digest)), &referrers)
+	parse(t, string(referrersOf(t, v.addr, "e2e/m", v.digest)), &referrers)
 	if len(referrers.Manifests) == 0 {
 		t.Fatal("no bundle to swap")
 	}
@@ -136,20 +136,6 @@ func TestASwappedSignatureIsRefused(t *testing.T) {
 	check(t, err)
 	v.put(t, "sha256-"+hex(v.evils), indexType, index)
 	v.refused(t, ":evil")
-}
-
-// referrers returns the index of what refers to a digest.
-func (v *victim) referrers(t *testing.T, digest string) []byte {
-	t.Helper()
-	resp, err := http.Get("http://" + v.addr + "/v2/e2e/m/referrers/" + digest)
-	check(t, err)
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound {
-		return rawManifest(t, v.addr+"/e2e/m:"+strings.Replace(digest, ":", "-", 1))
-	}
-	b, err := io.ReadAll(resp.Body)
-	check(t, err)
-	return b
 }
 
 // A signature says nothing of the repository that holds it: it is of a digest,

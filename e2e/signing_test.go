@@ -270,9 +270,9 @@ func TestSignaturesOfALayout(t *testing.T) {
 			ok(t, w.attest(t, private, "slsaprovenance1", predicate(t), ref))
 			continue
 		}
-		if w.bundle {
+		if w.bundle { // one at a time, as olareg loses referrers that come at once
 			copied := fmt.Sprintf("%s/e2e/copied%d:v1", reg.Addr, i)
-			ok(t, peer(t, "oras", "cp", "-r", "--from-oci-layout", "--to-plain-http", strings.TrimPrefix(at(i), "oci:"), copied))
+			ok(t, peer(t, "oras", "cp", "-r", "--concurrency", "1", "--from-oci-layout", "--to-plain-http", strings.TrimPrefix(at(i), "oci:"), copied))
 			ref = copied
 		}
 		for _, r := range readers() {
@@ -297,6 +297,15 @@ func TestACopyVerifiesOffline(t *testing.T) {
 		ok(t, withPassword(t, "sign", "--key", private, "--tlog-upload=false", "--signature-format", format, from))
 		ok(t, withPassword(t, "attest", "--key", private, "--tlog-upload=false", "--signature-format", format, "--type", "slsaprovenance1", "--predicate", predicate(t), from))
 	}
+	refer := func(addr, repository string) int {
+		var index struct{ Manifests []json.RawMessage }
+		parse(t, string(referrersOf(t, addr, repository, digest)), &index)
+		return len(index.Manifests)
+	}
+	referrers := refer(src.Addr, "e2e/m")
+	if referrers < 2 { // a signature and an attestation
+		t.Errorf("there are %d bundles", referrers)
+	}
 	layout := "oci:" + filepath.Join(t.TempDir(), "carried") + ":v1"
 	mpack(t, "copy", from, layout)
 	src.Stop()
@@ -312,9 +321,13 @@ func TestACopyVerifiesOffline(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	mpack(t, "pull", "--verify", "--key", public, "--insecure-ignore-tlog", "--offline", layout, "-o", out)
 	for _, k := range signingKinds() {
-		to := registry(t, k, bed.RegistryOptions{}).Addr + "/inside/m:v1"
+		addr := registry(t, k, bed.RegistryOptions{}).Addr
+		to := addr + "/inside/m:v1"
 		mpack(t, "copy", layout, to)
 		verify(to)
+		if there := refer(addr, "inside/m"); there != referrers {
+			t.Errorf("%s: %d referrers of %d came along", k, there, referrers)
+		}
 		if bed.Full() {
 			ok(t, cosign(t, 2, "verify", "--key", public, "--insecure-ignore-tlog", "--trusted-root", noRoot(t), to))
 			ok(t, cosign(t, 3, "verify", "--key", public, "--insecure-ignore-tlog", to))
@@ -463,6 +476,22 @@ func rawManifest(t *testing.T, ref string) []byte {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("get %s: %s", req.URL, resp.Status)
 	}
+	return b.Bytes()
+}
+
+// referrersOf returns the index of what refers to a digest, by the referrers
+// API or its fallback, a tag.
+func referrersOf(t *testing.T, addr, repository, digest string) []byte {
+	t.Helper()
+	resp, err := http.Get("http://" + addr + "/v2/" + repository + "/referrers/" + digest)
+	check(t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return rawManifest(t, addr+"/"+repository+":"+strings.Replace(digest, ":", "-", 1))
+	}
+	var b bytes.Buffer
+	_, err = b.ReadFrom(resp.Body)
+	check(t, err)
 	return b.Bytes()
 }
 

@@ -183,10 +183,20 @@ func (c *Client) copy(ctx context.Context, src, dst Reference, o CopyOptions) (_
 	source, target := from.Target(), to.Target()
 	graph := func(d ocispec.Descriptor) error {
 		return to.retried(ctx, func() { report(layout.Delta{Retries: 1}) }, func() error {
-			if o.NoReferrers {
-				return oras.CopyGraph(ctx, source, target, d, opts)
+			if err := oras.CopyGraph(ctx, source, target, d, opts); err != nil || o.NoReferrers {
+				return err
 			}
-			return oras.ExtendedCopyGraph(ctx, source, target, d, oras.ExtendedCopyGraphOptions{CopyGraphOptions: opts})
+			// What refers to it goes one at a time: of several at once olareg
+			// 0.1 lists but some, and says nothing.
+			beside := opts
+			beside.Concurrency = 1
+			beside.OnCopySkipped = func(ctx context.Context, at ocispec.Descriptor) error {
+				if at.Digest == d.Digest {
+					return nil // counted above
+				}
+				return opts.OnCopySkipped(ctx, at)
+			}
+			return oras.ExtendedCopyGraph(ctx, source, target, d, oras.ExtendedCopyGraphOptions{CopyGraphOptions: beside})
 		})
 	}
 	if err := graph(d); err != nil {
