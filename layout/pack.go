@@ -119,19 +119,8 @@ func (p *packer) end(ctx context.Context, err error) error {
 // Scan reads the tree and returns its index with no chunk placed in a layer,
 // to be compared with others.
 func Scan(ctx context.Context, t *tree.Tree, p Progress) (*Index, error) {
-	sources := sourcesOf(t)
-	s, chunks, err := scan(ctx, sources, p, true)
-	if err != nil {
-		return nil, err
-	}
-	return &Index{Files: filesOf(t, s), Chunks: chunks}, nil
-}
-
-// scan cuts the sources and hashes their chunks, and the files only if asked.
-func scan(ctx context.Context, sources []source, p Progress, files bool) (*stream, []Chunk, error) {
 	workers := runtime.GOMAXPROCS(0)
-	s := newStream(sources, 2*workers+4)
-	s.chunksOnly = !files
+	s := newStream(sourcesOf(t), 2*workers+4)
 	var chunks []Chunk
 	err := s.run(ctx, workers, p,
 		func(_ int, c *raw) error {
@@ -146,7 +135,10 @@ func scan(ctx context.Context, sources []source, p Progress, files bool) (*strea
 			chunks = append(chunks, Chunk{SHA256: c.sum, Size: int32(n)})
 			return nil
 		})
-	return s, chunks, err
+	if err != nil {
+		return nil, err
+	}
+	return &Index{Files: filesOf(t, s), Chunks: chunks}, nil
 }
 
 func sourcesOf(t *tree.Tree) []source {

@@ -1,0 +1,218 @@
+package layout
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mpack/layout/chunk"
+	"mpack/layout/frame"
+)
+
+// mergeGap is how many unwanted bytes are fetched rather than asking again.
+const mergeGap = 128 << 10
+
+// piece is a wanted chunk in a layer.
+type piece struct {
+	Chunk
+	places []int32 // where in the stream
+}
+
+// fetchAll gets the chunks that are nowhere on this machine.
+func (a *assembly) fetchAll(ctx context.Context) error {
+	w := a.wanted()
+	order := make([]int32, 0, w.left) // first places, as they lie in the layers
+	for i := 0; i < len(w.places); i += len(w.at(i)) {
+		order = append(order, int32(i))
+	}
+	chunkAt := func(first int32) *Chunk { return &a.ix.Chunks[w.places[first]] }
+	slices.SortFunc(order, func(i, j int32) int {
+		c, d := chunkAt(i), chunkAt(j)
+		return cmp.Or(cmp.Compare(c.Layer, d.Layer), cmp.Compare(c.Offset, d.Offset))
+	})
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(a.opts.Workers)
+	pool := sync.Pool{New: func() any { return newFetcher(a) }}
+	for len(order) > 0 && gctx.Err() == nil {
+		l := chunkAt(order[0]).Layer
+		n := 1
+		for n < len(order) && chunkAt(order[n]).Layer == l {
+			n++
+		}
+		mine := order[:n]
+		order = order[n:]
+		g.Go(func() error {
+			ps := make([]piece, len(mine))
+			for i, first := range mine {
+				ps[i] = piece{*chunkAt(first), w.at(int(first))}
+			}
+			f := pool.Get().(*fetcher)
+			defer pool.Put(f)
+			if err := f.layer(gctx, int(l), ps); err != nil {
+				return fmt.Errorf("layer sha256:%s: %w", a.layers[l].Digest, err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	a.result.Fetched, a.result.Local = a.fetched.Load(), a.local.Load()
+	if err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// fetcher fetches layers, one at a time.
+type fetcher struct {
+	a        *assembly
+	dec      *frame.Decoder
+	enc, raw []byte
+}
+
+func newFetcher(a *assembly) *fetcher {
+	d, err := frame.NewDecoder()
+	if err != nil {
+		panic(err) // its options are constants
+	}
+	return &fetcher{a: a, dec: d, enc: make([]byte, frame.Bound(chunk.Max)), raw: make([]byte, chunk.Max)}
+}
+
+// tries is how often a transfer is begun again without a chunk gained.
+const tries = 4
+
+// layer fetches the wanted pieces of one layer, in order of their offsets.
+func (f *fetcher) layer(ctx context.Context, l int, ps []piece) error {
+	// A layer of which nearly all is wanted comes as a whole: one request, and a cache can serve it.
+	var want int64
+	for _, p := range ps {
+		want += int64(p.Length)
+	}
+	gap := int64(mergeGap)
+	if want*8 >= f.a.layers[l].Size*7 {
+		gap = f.a.layers[l].Size
+	}
+	for failed := 0; len(ps) > 0; {
+		n := run(ps, gap)
+		done, err := f.pieces(ctx, l, ps[:n], ps)
+		ps = ps[done:]
+		if err == nil {
+			failed = 0
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var local *localError
+		if done > 0 {
+			failed = 0
+		}
+		if errors.Is(err, ErrCorrupt) {
+			failed++ // a broken connection is likelier to mend than a broken blob
+		}
+		if failed++; failed >= tries || errors.As(err, &local) || !retryable(err) {
+			return err
+		}
+		f.a.opts.Progress.add(Delta{Retries: 1})
+		select {
+		case <-time.After(time.Duration(failed*failed) * 200 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// localError is a failure of this machine's disk, which no retry mends.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// retryable reports whether a transfer that failed may succeed when begun
+// again: any but those whose source says that it will not.
+func retryable(err error) bool {
+	var f Final
+	return !errors.As(err, &f) || !f.Final()
+}
+
+// run returns how many pieces from the first on come with one request.
+func run(ps []piece, gap int64) int {
+	n := 1
+	for n < len(ps) && ps[n].Offset-(ps[n-1].Offset+int64(ps[n-1].Length)) <= gap {
+		n++
+	}
+	return n
+}
+
+// pieces fetches ps with one request and returns how many were written. If the
+// source sends the whole layer all the same, it takes the rest of the layer's
+// pieces from it too.
+func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int, err error) {
+	start := ps[0].Offset
+	end := ps[len(ps)-1].Offset + int64(ps[len(ps)-1].Length)
+	body, whole, err := f.a.fetch(ctx, l, start, end-start)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	pos := start
+	if whole {
+		ps, pos = all, 0
+	}
+	r := bufio.NewReaderSize(body, 256<<10)
+	for i := range ps {
+		p := &ps[i]
+		// Two pieces never overlap in an honest index; a lying one is refused here, not earlier, as it costs nothing.
+		if p.Offset < pos {
+			return done, fmt.Errorf("%w: chunks overlap in the layer", ErrCorrupt)
+		}
+		if _, err := r.Discard(int(p.Offset - pos)); err != nil {
+			return done, err
+		}
+		enc := f.enc[:p.Length]
+		if _, err := io.ReadFull(r, enc); err != nil {
+			return done, fmt.Errorf("read chunk at %d: %w", p.Offset, err)
+		}
+		pos = p.Offset + int64(p.Length)
+		raw := f.raw[:p.Size]
+		if err := f.dec.Decode(raw, enc, p.Filter); err != nil {
+			return done, fmt.Errorf("%w: chunk at %d: %w", ErrCorrupt, p.Offset, err)
+		}
+		if sha256.Sum256(raw) != p.SHA256 {
+			return done, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
+		}
+		if err := f.write(ctx, p, raw); err != nil {
+			return done, &localError{err}
+		}
+		done++
+	}
+	return done, nil
+}
+
+// write writes a decoded piece wherever it is wanted.
+func (f *fetcher) write(ctx context.Context, p *piece, raw []byte) error {
+	a := f.a
+	a.fetched.Add(int64(p.Length))
+	a.opts.Progress.add(Delta{Bytes: int64(p.Size) * int64(len(p.places)), Stored: int64(p.Length)})
+	for _, i := range p.places {
+		full, err := a.write(int(i), raw)
+		if err != nil {
+			return err
+		}
+		for _, t := range full {
+			if err := a.complete(ctx, t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
