@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
 	"mpack/oci"
@@ -119,7 +120,40 @@ func readPassword(r io.Reader) (string, error) {
 	return p, nil
 }
 
-// refArgs parses the arguments as references; each must be there.
+// clientFor returns a client and the reference that the first argument is.
+func clientFor(c *cli.Context) (*oci.Client, oci.Reference, error) {
+	ref, err := refArg(c, 0, "REF")
+	if err != nil {
+		return nil, ref, err
+	}
+	client, err := newClient(c)
+	return client, ref, err
+}
+
+// resolve opens what the reference names and resolves it, once.
+func resolve(c *cli.Context, client *oci.Client, ref oci.Reference) (*oci.Repo, ocispec.Descriptor, error) {
+	r, err := client.Open(c.Context, ref)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	d, err := r.Resolve(c.Context)
+	if err != nil {
+		r.Close()
+		return nil, d, err
+	}
+	return r, d, nil
+}
+
+// resolved opens and resolves what the first argument names.
+func resolved(c *cli.Context) (*oci.Repo, ocispec.Descriptor, error) {
+	client, ref, err := clientFor(c)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	return resolve(c, client, ref)
+}
+
+// refArg parses an argument, which must be there, as a reference.
 func refArg(c *cli.Context, i int, what string) (oci.Reference, error) {
 	if c.Args().Len() <= i {
 		return oci.Reference{}, usagef("%s is missing; mpack %s --help shows how", what, c.Command.Name)

@@ -78,11 +78,7 @@ func tagCommand() *cli.Command {
 			if c.Args().Len() < 2 {
 				return usagef("want REF and at least one TAG; mpack tag --help shows how")
 			}
-			ref, err := refArg(c, 0, "REF")
-			if err != nil {
-				return err
-			}
-			client, err := newClient(c)
+			client, ref, err := clientFor(c)
 			if err != nil {
 				return err
 			}
@@ -112,11 +108,7 @@ Examples:
 			if c.Args().Len() != 1 {
 				return usagef("want one REF; mpack rm --help shows how")
 			}
-			ref, err := refArg(c, 0, "REF")
-			if err != nil {
-				return err
-			}
-			client, err := newClient(c)
+			client, ref, err := clientFor(c)
 			if err != nil {
 				return err
 			}

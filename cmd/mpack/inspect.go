@@ -36,19 +36,12 @@ Examples:
 }
 
 func openArtifact(c *cli.Context) (*oci.Artifact, *layout.Index, error) {
-	ref, err := refArg(c, 0, "REF")
+	r, d, err := resolved(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := newClient(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := client.Open(c.Context, ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	a, err := r.Artifact(c.Context)
+	defer r.Close()
+	a, err := r.ArtifactAt(c.Context, d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -239,11 +232,7 @@ Examples:
 			if c.Args().Len() != 2 {
 				return usagef("want REF and PATH; mpack cat --help shows how")
 			}
-			ref, err := refArg(c, 0, "REF")
-			if err != nil {
-				return err
-			}
-			client, err := newClient(c)
+			client, ref, err := clientFor(c)
 			if err != nil {
 				return err
 			}
@@ -251,15 +240,11 @@ Examples:
 			if err != nil {
 				return err
 			}
-			r, err := client.Open(c.Context, ref)
+			r, d, err := resolve(c, client, ref)
 			if err != nil {
 				return err
 			}
 			defer r.Close()
-			d, err := r.Resolve(c.Context)
-			if err != nil {
-				return err
-			}
 			if pass != nil {
 				if err := pass(c.Context, r, d); err != nil {
 					return fmt.Errorf("%s: %w", ref, err)

@@ -71,29 +71,6 @@ func sign(c *cli.Context) error {
 	return printSignatures(c, r, d, sigs)
 }
 
-// resolved opens what the first argument names.
-func resolved(c *cli.Context) (*oci.Repo, ocispec.Descriptor, error) {
-	var none ocispec.Descriptor
-	ref, err := refArg(c, 0, "REF")
-	if err != nil {
-		return nil, none, err
-	}
-	client, err := newClient(c)
-	if err != nil {
-		return nil, none, err
-	}
-	r, err := client.Open(c.Context, ref)
-	if err != nil {
-		return nil, none, err
-	}
-	d, err := r.Resolve(c.Context)
-	if err != nil {
-		r.Close()
-		return nil, none, err
-	}
-	return r, d, nil
-}
-
 // signArtifact signs a digest and, of an artifact of mpack, its files.
 func signArtifact(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, annotations map[string]string) ([]signing.Signature, error) {
 	s, by := subject(r, d), signer(c)

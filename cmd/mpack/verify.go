@@ -58,7 +58,7 @@ func verify(c *cli.Context) error {
 	if dir != "" && c.Args().Len() == 0 {
 		return verifyDirectory(c, dir)
 	}
-	client, err := newClient(c)
+	client, ref, err := clientFor(c)
 	if err != nil {
 		return err
 	}
@@ -69,19 +69,11 @@ func verify(c *cli.Context) error {
 	if want.signedAnn, err = keyValues("annotation", c.StringSlice("annotation")); err != nil {
 		return err
 	}
-	ref, err := refArg(c, 0, "REF")
-	if err != nil {
-		return err
-	}
-	r, err := client.Open(c.Context, ref)
+	r, d, err := resolve(c, client, ref)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	d, err := r.Resolve(c.Context)
-	if err != nil {
-		return err
-	}
 	held, err := want.check(c.Context, r, d)
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", ref, err)
