@@ -289,6 +289,9 @@ func tagsCommand() *cli.Command {
 				return err
 			}
 			tags, err := r.Tags(c.Context)
+			if err == nil && len(tags) == 0 { // some registries say so of what they do not know
+				err = fmt.Errorf("tags of %s: %w: there are none", ref, oci.ErrNotFound)
+			}
 			if err != nil {
 				return err
 			}
