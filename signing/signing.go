@@ -65,9 +65,9 @@ const (
 	// Legacy is cosign's tag (.sig, .att). Every verifier reads it: cosign 1
 	// to 3, policy-controller, Kyverno, Connaisseur.
 	Legacy Format = iota
-	// Bundle is a sigstore bundle v0.3 as an OCI 1.1 referrer: cosign 2.6
-	// and 3, policy-controller (signatureFormat: bundle), Kyverno. cosign 2.6
-	// wants a trusted root for it even where a key needs none.
+	// Bundle is a sigstore bundle v0.3 as an OCI 1.1 referrer: cosign 2.6 and
+	// 3, Kyverno; policy-controller 0.13 has it "not yet implemented". cosign
+	// 2.6 wants a trusted root for it even where a key needs none.
 	Bundle
 	// Both writes the two. cosign, once it finds one bundle beside a subject,
 	// signature or attestation, looks at no legacy signature any more: mix
