@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -165,6 +166,9 @@ func (r *Repo) bytes(ctx context.Context, d ocispec.Descriptor, limit int64) ([]
 		return b, nil
 	}
 	rc, err := r.store.Fetch(ctx, d)
+	if err != nil && strings.Contains(err.Error(), "mismatch Content-Length") { // oras-go has no type for it
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Digest, err)
 	}

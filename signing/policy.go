@@ -325,7 +325,11 @@ func (a *authority) check(ctx context.Context, s Subject, o CheckOptions) (Polic
 	m := PolicyMatch{Authority: a.name}
 	if a.static != nil {
 		if a.static.Action != "pass" {
-			return m, denial(s, fmt.Errorf("it lets nothing through: %q", a.static.Message))
+			why := "it lets nothing through"
+			if a.static.Message != "" {
+				why += fmt.Sprintf(": %q", a.static.Message)
+			}
+			return m, denial(s, errors.New(why))
 		}
 		m.Static = true
 		return m, nil
