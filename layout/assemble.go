@@ -105,8 +105,7 @@ type target struct {
 	*File
 	start       int64 // in the stream
 	first, last int   // chunks it lies in, last exclusive
-	key         string
-	right       bool // is there already
+	right       bool  // is there already
 
 	mu      sync.Mutex
 	f       *os.File // of a large file, while it is being written
@@ -137,7 +136,7 @@ func (a *assembly) plan() {
 		if a.opts.Select != nil && !a.opts.Select(f.Path) {
 			continue
 		}
-		t := &target{File: f, start: start, key: partKey(f)}
+		t := &target{File: f, start: start}
 		if f.Size > 0 {
 			t.first = sort.Search(len(a.ix.Chunks), func(i int) bool { return a.starts[i+1] > start })
 			t.last = sort.Search(len(a.ix.Chunks), func(i int) bool { return a.starts[i] >= pos })
@@ -149,11 +148,12 @@ func (a *assembly) plan() {
 	a.opts.Progress.add(Delta{TotalFiles: files, TotalBytes: bytes})
 }
 
-// partKey names the work file of a file: by path, so that two files with one
-// content do not share it, and by content, so that another version does not.
-func partKey(f *File) string {
+// key names the work file: by path, so that two files with one content do not
+// share it, and by content, so that another version does not. It is made when
+// it is needed: there may be millions of files.
+func (t *target) key() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s", f.Path, f.SHA256)
+	fmt.Fprintf(h, "%s\n%s", t.Path, t.SHA256)
 	return Hash(h.Sum(nil)).String()[:40]
 }
 
@@ -209,7 +209,7 @@ func (a *assembly) take(ctx context.Context) error {
 		}
 	}
 	take := func(ctx context.Context, t *target) error {
-		how, err := a.opts.Store.take(ctx, a.w, t.File, t.key, false)
+		how, err := a.opts.Store.take(ctx, a.w, t.File, t.key(), false)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Path, err)
 		}
@@ -361,13 +361,13 @@ func (a *assembly) part(t *target) (f *os.File, resumed bool, err error) {
 		f, resumed, err := a.opts.Store.part(t.File)
 		if err == nil {
 			t.inStore = true
-			return f, resumed, a.w.Remove(t.key)
+			return f, resumed, a.w.Remove(t.key())
 		}
 		if !errors.Is(err, tree.ErrBusy) { // another pull has the file in its work, and may take longer
 			a.unkept(t, err)
 		}
 	}
-	return a.w.Part(t.key, t.Size)
+	return a.w.Part(t.key(), t.Size)
 }
 
 // unkept remembers why the store does not get a file.
@@ -419,7 +419,7 @@ func (a *assembly) writePart(t *target, b []byte, off int64) error {
 		}
 		return err
 	}
-	f, _, err := a.w.Part(t.key, t.Size)
+	f, _, err := a.w.Part(t.key(), t.Size)
 	if err != nil {
 		return err
 	}
@@ -470,7 +470,7 @@ var hashBufs = sync.Pool{New: func() any { return new([chunk.Max]byte) }}
 // complete checks a file whose bytes are all there and gives it its name.
 func (a *assembly) complete(ctx context.Context, t *target) error {
 	if t.f == nil {
-		f, _, err := a.w.Part(t.key, t.Size)
+		f, _, err := a.w.Part(t.key(), t.Size)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.Path, err)
 		}
@@ -492,7 +492,7 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 		if t.inStore {
 			_ = os.Remove(name) // the next run finds out
 		} else {
-			_ = a.w.Remove(t.key)
+			_ = a.w.Remove(t.key())
 		}
 		return fmt.Errorf("%s: %w: its chunks do not make the SHA-256 that the index states", t.Path, ErrCorrupt)
 	}
@@ -514,13 +514,13 @@ func (a *assembly) commit(ctx context.Context, t *target, f *os.File) error {
 	var err error
 	if t.inStore {
 		if err = a.opts.Store.finish(f, t.File); err == nil {
-			how, err = a.opts.Store.take(ctx, a.w, t.File, t.key, true)
+			how, err = a.opts.Store.take(ctx, a.w, t.File, t.key(), true)
 		}
 		if err == nil && how < copied {
 			err = tree.ErrChanged
 		}
 	} else {
-		err = a.w.Commit(f, t.key, t.Path, t.Mode == ModeExec)
+		err = a.w.Commit(f, t.key(), t.Path, t.Mode == ModeExec)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.Path, err)

@@ -42,7 +42,7 @@ var version = ""
 
 func main() {
 	// A pipeline of pooled buffers makes little garbage; this keeps what it makes from doubling the heap.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(30)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
