@@ -245,7 +245,7 @@ func newKeypair(sv signature.SignerVerifier) (*keypair, error) {
 	k := &keypair{SignerVerifier: sv}
 	var err error
 	if k.public, err = sv.PublicKey(); err != nil {
-		return nil, fmt.Errorf("public key: %w", err)
+		return nil, err // says that it is of the public key
 	}
 	if k.hint, err = keyHint(k.public); err != nil {
 		return nil, err

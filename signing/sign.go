@@ -139,7 +139,7 @@ func (o *Signer) open(ctx context.Context) (*session, error) {
 		k, err := newKeypair(sv)
 		if err != nil {
 			done()
-			return nil, err
+			return nil, fmt.Errorf("private key %s: %w", shown(o.Key), err)
 		}
 		se.keypair = k
 	} else if err := o.keyless(ctx, se); err != nil {
