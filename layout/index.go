@@ -28,10 +28,11 @@ const (
 
 // Limits that [ReadIndex] holds an index to.
 const (
-	maxLine     = 1 << 20 // bytes of one line of the index
-	maxRatio    = 400     // decompressed bytes for each compressed one
-	maxIndexRaw = 8 << 30 // decompressed bytes
-	maxTotal    = 1 << 60 // bytes of the stream
+	maxLine     = 1 << 20  // bytes of one line of the index
+	maxRatio    = 400      // decompressed bytes for each compressed one, past
+	minIndexRaw = 64 << 20 // which are always read: of a sparse file, say, whose chunks are alike
+	maxIndexRaw = 8 << 30  // decompressed bytes
+	maxTotal    = 1 << 60  // bytes of the stream
 )
 
 // Index says which files an artifact holds and where each chunk of the stream
@@ -126,8 +127,11 @@ func (ix *Index) ContentDigest() Hash {
 	return Hash(h.Sum(nil))
 }
 
+// maxRaw returns the most bytes that an index of size compressed bytes may have.
+func maxRaw(size int64) int64 { return min(maxIndexRaw, minIndexRaw+size*maxRatio) }
+
 // WriteTo writes the index as zstd-compressed JSON lines. The bytes depend on
-// the index alone.
+// the index alone. It fails for an index that [ReadIndex] would not take.
 func (ix *Index) WriteTo(w io.Writer) (int64, error) {
 	count := &counter{w: w}
 	z, err := zstd.NewWriter(count, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
@@ -135,7 +139,8 @@ func (ix *Index) WriteTo(w io.Writer) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	b := bufio.NewWriterSize(z, 64<<10)
+	raw := &counter{w: z}
+	b := bufio.NewWriterSize(raw, 64<<10)
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	err = enc.Encode(headLine{indexVersion, int64(len(ix.Files)), int64(len(ix.Chunks)), ix.Size()})
@@ -150,7 +155,11 @@ func (ix *Index) WriteTo(w io.Writer) (int64, error) {
 		c := &ix.Chunks[i]
 		err = enc.Encode(chunkLine{c.SHA256, c.Size, c.Layer, c.Offset, c.Length, c.Filter.String()})
 	}
-	return count.n, errors.Join(err, b.Flush(), z.Close())
+	err = errors.Join(err, b.Flush(), z.Close())
+	if err == nil && raw.n > maxRaw(count.n) {
+		err = fmt.Errorf("an index of %d bytes in %d is more than is read: the tree is too large, or repeats one chunk too often; pack it in parts", raw.n, count.n)
+	}
+	return count.n, err
 }
 
 type counter struct {
@@ -175,8 +184,7 @@ func ReadIndex(r io.Reader, size int64, layers []Layer) (*Index, error) {
 		return nil, err
 	}
 	defer z.Close()
-	limit := min(maxIndexRaw, 1<<20+size*maxRatio)
-	d := lineReader{r: bufio.NewReaderSize(io.LimitReader(z, limit), 64<<10), size: size}
+	d := lineReader{r: bufio.NewReaderSize(io.LimitReader(z, maxRaw(size)), 64<<10), size: size}
 	ix, err := d.index(layers)
 	if err != nil {
 		return nil, fmt.Errorf("%w: index line %d: %w", ErrCorrupt, d.line, err)

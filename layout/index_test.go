@@ -119,6 +119,32 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 	}
 }
 
+// A sparse file is one chunk again and again: its index shrinks a thousandfold.
+func TestIndexesThatRepeatThemselves(t *testing.T) {
+	layers := []layout.Layer{{Size: 1000}}
+	sparse := func(chunks int) *layout.Index {
+		ix := &layout.Index{Files: []layout.File{{Path: "disk.img", Mode: layout.ModeFile, Size: int64(chunks) << 20}}}
+		for range chunks {
+			ix.Chunks = append(ix.Chunks, layout.Chunk{Size: 1 << 20, Length: 41})
+		}
+		return ix
+	}
+	ix := sparse(300_000) // 300 GB
+	b, err := ix.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := layout.ReadIndex(bytes.NewReader(b), int64(len(b)), layers)
+	if err != nil || len(got.Chunks) != len(ix.Chunks) {
+		t.Errorf("an index of %d bytes: %v", len(b), err)
+	}
+	if b, err = sparse(1_000_000).Marshal(); err == nil {
+		if _, err := layout.ReadIndex(bytes.NewReader(b), int64(len(b)), layers); err != nil {
+			t.Errorf("what was written cannot be read: %v", err)
+		}
+	}
+}
+
 // FuzzReadIndex feeds lines, compressed, so that the fuzzer need not learn zstd.
 func FuzzReadIndex(f *testing.F) {
 	a := hexOf("a")

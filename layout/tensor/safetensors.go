@@ -62,6 +62,9 @@ func readSafetensors(in io.Reader, size int64) (*Header, error) {
 		if len(h.Tensors) == maxTensors {
 			return nil, fmt.Errorf("more than %d tensors", maxTensors)
 		}
+		if len(key) > maxName {
+			return nil, fmt.Errorf("a tensor's name of %d bytes", len(key))
+		}
 		t, err := decodeSafetensor(dec, start)
 		if err != nil {
 			return nil, fmt.Errorf("tensor %q: %w", key, err)
@@ -100,6 +103,9 @@ func decodeSafetensor(dec *json.Decoder, start int64) (Tensor, error) {
 	}
 	if err := dec.Decode(&d); err != nil {
 		return Tensor{}, err
+	}
+	if len(d.DType) > maxName {
+		return Tensor{}, fmt.Errorf("a dtype of %d bytes", len(d.DType))
 	}
 	if d.DType == "" || d.Shape == nil || len(d.Offsets) != 2 {
 		return Tensor{}, errors.New("no dtype, shape or data_offsets")

@@ -29,9 +29,10 @@ const (
 	// maxHeader is the most bytes of a header that are read; it is the limit
 	// of the safetensors reference reader.
 	maxHeader = 100_000_000
-	// maxTensors and maxDims are far above what models have.
+	// maxTensors, maxDims and maxName (in bytes) are far above what models have.
 	maxTensors = 1 << 20
 	maxDims    = 16
+	maxName    = 64 << 10
 )
 
 // ErrNotTensor is returned for a file that is not a tensor file, or that is a

@@ -163,6 +163,8 @@ func TestRefusesBrokenSafetensors(t *testing.T) {
 		"fraction":               safetensors(tensor("U8", "[1.5]", "[0,1]"), 1),
 		"dimension below zero":   safetensors(tensor("U8", "[-1,-1]", "[0,1]"), 1),
 		"shape that overflows":   safetensors(tensor("U8", "[4294967296,4294967296]", "[0,0]"), 1),
+		"endless name":           safetensors(`{"`+strings.Repeat("a", maxName+1)+`":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`, 1),
+		"endless dtype":          safetensors(tensor(strings.Repeat("U", maxName+1), "[1]", "[0,1]"), 1),
 		"too many dimensions":    safetensors(tensor("U8", "["+strings.Repeat("1,", maxDims)+"1]", "[0,1]"), 1),
 		"size not the shape's":   safetensors(tensor("BF16", "[2]", "[0,3]"), 3),
 		"half a byte":            safetensors(tensor("F4", "[3]", "[0,1]"), 1),
