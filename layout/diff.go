@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"slices"
 	"sort"
 
 	"mpack/layout/tensor"
@@ -159,7 +160,7 @@ func compareTensors(o, f *File, start int64, fresh func(from, size int64) int64)
 		switch {
 		case before == nil:
 			c.Change = Added
-		case before.DType == t.DType && before.Size == t.Size && c.NewBytes == 0:
+		case before.DType == t.DType && slices.Equal(before.Shape, t.Shape) && c.NewBytes == 0:
 			continue
 		}
 		out = append(out, c)

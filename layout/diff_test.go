@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"mpack/layout"
+	"mpack/layout/tensor"
 )
 
 func TestCompareNamesFilesAndTensors(t *testing.T) {
@@ -48,5 +49,17 @@ func TestCompareNamesFilesAndTensors(t *testing.T) {
 	}
 	if same := layout.Compare(p2.Index, p2.Index); len(same.Files) != 0 || same.Fetch != 0 || len(same.Tensors) != 0 {
 		t.Errorf("an index differs from itself: %+v", same)
+	}
+}
+
+func TestCompareNamesTensorsOfAnotherShape(t *testing.T) {
+	ix := func(shape ...int64) *layout.Index {
+		f := layout.File{Path: "m.safetensors", Mode: layout.ModeFile, Size: 12, SHA256: layout.Hash{byte(len(shape))}}
+		f.Tensors = []tensor.Tensor{{Name: "a", DType: "U8", Shape: []int64{4}, Size: 4}, {Name: "b", DType: "U8", Shape: shape, Offset: 4, Size: 8}}
+		return &layout.Index{Files: []layout.File{f}, Chunks: []layout.Chunk{{Size: 12}}}
+	}
+	d := layout.Compare(ix(8), ix(2, 4))
+	if len(d.Tensors) != 1 || d.Tensors[0].Name != "b" || d.Tensors[0].Change != layout.Changed {
+		t.Errorf("want b changed: %+v", d.Tensors)
 	}
 }
