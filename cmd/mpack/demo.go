@@ -24,7 +24,11 @@ func demoCommand() *cli.Command {
 		ArgsUsage: " ",
 		Description: `Makes a small model, packs, pushes, signs, verifies and pulls it, changes one
 tensor and shows that only this moves. Every step is the command that is printed.
-Nothing is left behind unless --keep names a directory.`,
+Nothing is left behind unless --keep names a directory.
+
+Examples:
+  mpack demo
+  mpack demo --size 1000 --keep ./demo`,
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "size", Usage: "size of the sample model in `MB`", Value: 64, EnvVars: env("size")},
 			stringFlag("keep", "work in `DIR` and leave everything there"),

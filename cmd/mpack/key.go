@@ -12,6 +12,8 @@ func keyCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "key",
 		Usage: "make a key pair to sign with",
+		Description: `Examples:
+  mpack key generate`,
 		Subcommands: []*cli.Command{{
 			Name:      "generate",
 			Usage:     "write PREFIX.key and PREFIX.pub, as cosign generate-key-pair does",

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -206,9 +207,16 @@ func oneLine(err error) string {
 	return s
 }
 
+// completionFlag ends the command lines that the completion scripts ask about.
+const completionFlag = "--generate-bash-completion"
+
 // reorder moves flags before arguments, so that both `pull REF -o DIR` and
 // `pull -o DIR REF` are understood. What follows "--" stays as it is.
 func reorder(app *cli.App, args []string) []string {
+	if args[len(args)-1] == completionFlag {
+		// Of a line that is being typed the end counts; urfave/cli completes nothing behind a "--".
+		return slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "--" })
+	}
 	cmds, flags := app.Commands, app.Flags
 	i := 1
 	for i < len(args) {

@@ -32,8 +32,11 @@ Examples:
 				Name:      "ls",
 				Usage:     "list the artifacts, the one pulled last first",
 				ArgsUsage: " ",
-				Flags:     flags([]cli.Flag{storeFlag(), formatFlag()}),
-				Action:    listStore,
+				Description: `Examples:
+  mpack store ls --store /var/lib/mpack
+  MPACK_STORE=/var/lib/mpack mpack store ls --format json`,
+				Flags:  flags([]cli.Flag{storeFlag(), formatFlag()}),
+				Action: listStore,
 			},
 			{
 				Name:      "prune",
@@ -41,7 +44,11 @@ Examples:
 				ArgsUsage: " ",
 				Description: `Removes files that no artifact in the store needs; with --keep-days or --max-size
 also the artifacts that were pulled longest ago. It waits until no pull is under
-way, and pulls wait for it. Directories that were pulled keep their files.`,
+way, and pulls wait for it. Directories that were pulled keep their files.
+
+Examples:
+  mpack store prune --store /var/lib/mpack
+  mpack store prune --store /var/lib/mpack --keep-days 30 --max-size 500GB`,
 				Flags: flags([]cli.Flag{
 					storeFlag(),
 					&cli.IntFlag{Name: "keep-days", Usage: "remove what was not pulled for `N` days", EnvVars: env("keep-days")},
@@ -55,7 +62,10 @@ way, and pulls wait for it. Directories that were pulled keep their files.`,
 				Usage:     "read everything and remove what is damaged",
 				ArgsUsage: " ",
 				Description: `The next pull that needs what was removed fetches it again. The exit code is 5 if
-anything was damaged. Pulls verify what they take from the store in any case.`,
+anything was damaged. Pulls verify what they take from the store in any case.
+
+Examples:
+  mpack store verify --store /var/lib/mpack`,
 				Flags:  flags([]cli.Flag{storeFlag(), formatFlag()}, outputFlags()),
 				Action: verifyStore,
 			},

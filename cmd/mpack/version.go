@@ -13,7 +13,10 @@ func versionCommand() *cli.Command {
 		Name:      "version",
 		Usage:     "print the version",
 		ArgsUsage: " ",
-		Flags:     []cli.Flag{formatFlag()},
+		Description: `Examples:
+  mpack version
+  mpack version --format json | jq -r .revision`,
+		Flags: []cli.Flag{formatFlag()},
 		Action: func(c *cli.Context) error {
 			revision, when := buildSource()
 			if c.String("format") == "json" {

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+)
+
+// commands calls f for every command and subcommand.
+func commands(cmds []*cli.Command, before string, f func(path string, c *cli.Command)) {
+	for _, c := range cmds {
+		path := strings.TrimSpace(before + " " + c.Name)
+		f(path, c)
+		commands(c.Subcommands, path, f)
+	}
+}
+
+func TestEveryCommandExplainsItselfByExamples(t *testing.T) {
+	commands(newApp().Commands, "", func(path string, c *cli.Command) {
+		if c.Usage == "" || !strings.Contains(c.Description, "Examples:\n") || !strings.Contains(c.Description, "mpack "+path) {
+			t.Errorf("mpack %s: no usage, or no example of it in\n%s", path, c.Description)
+		}
+		if len(c.Subcommands) == 0 && c.ArgsUsage == "" {
+			t.Errorf("mpack %s: its help does not say what arguments it takes", path)
+		}
+	})
+}
+
+// README says so.
+func TestEveryFlagIsAVariableToo(t *testing.T) {
+	commands(newApp().Commands, "", func(path string, c *cli.Command) {
+		for _, f := range c.Flags {
+			name := f.Names()[0]
+			if path == "serve" && name == "store" { // MPACK_STORE is that of pulls
+				continue
+			}
+			d, ok := f.(cli.DocGenerationFlag)
+			if !ok || !slices.Equal(d.GetEnvVars(), env(name)) || d.GetUsage() == "" {
+				t.Errorf("mpack %s --%s: variables %v, usage %q", path, name, d.GetEnvVars(), d.GetUsage())
+			}
+		}
+	})
+}
+
+func TestFlagsMayFollowArguments(t *testing.T) {
+	for line, want := range map[string]string{
+		"pull REF -o DIR":                       "pull -o DIR -- REF",
+		"pull -o DIR REF":                       "pull -o DIR -- REF",
+		"push -q REF DIR --level=2":             "push -q --level=2 -- REF DIR",
+		"push REF --include -a DIR":             "push --include -a -- REF DIR",
+		"cat REF -- -leading-dash":              "cat -- REF -leading-dash",
+		"attest --predicate - REF":              "attest --predicate - -- REF",
+		"store prune --store DIR":               "store prune --store DIR",
+		"key generate":                          "key generate",
+		"no-such-command":                       "-- no-such-command",
+		"rm REF " + completionFlag:              "rm REF " + completionFlag,
+		"rm REF -- " + completionFlag:           "rm REF " + completionFlag,
+		"push REF --annotation k=v DIR --debug": "push --annotation k=v --debug -- REF DIR",
+	} {
+		got := reorder(newApp(), strings.Fields("mpack "+line))
+		if strings.Join(got[1:], " ") != want {
+			t.Errorf("%s: %q, want %s", line, got[1:], want)
+		}
+	}
+}
