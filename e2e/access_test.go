@@ -137,6 +137,40 @@ func TestPasswords(t *testing.T) {
 	}
 }
 
+// helper is a credential helper, as Docker's config names them: it keeps what
+// it is given in a file.
+const helper = `#!/bin/sh
+case "$1" in
+store) cat >"$HELPER_FILE" ;;
+get) cat "$HELPER_FILE" 2>/dev/null || { echo "credentials not found in native keychain"; exit 1; } ;;
+erase) rm "$HELPER_FILE" ;;
+esac
+`
+
+func TestCredentialHelpers(t *testing.T) {
+	tree := small(t)
+	addr := private(t)["basic"]
+	dir := t.TempDir()
+	kept, config := filepath.Join(dir, "kept"), filepath.Join(dir, "config.json")
+	check(t, os.WriteFile(filepath.Join(dir, "docker-credential-e2e"), []byte(helper), 0o755))
+	check(t, os.WriteFile(config, []byte(`{"credsStore":"e2e"}`), 0o600))
+	environ := []string{"DOCKER_CONFIG=" + dir, "HELPER_FILE=" + kept, "PATH=" + dir + ":" + os.Getenv("PATH")}
+	ref := addr + "/team/m:v1"
+	failing(t, 4, nil, command(t, environ, "push", ref, tree))
+	login := command(t, environ, "login", addr, "-u", bed.User, "--password-stdin")
+	login.Stdin = strings.NewReader(bed.Password)
+	ok(t, login)
+	if b := string(must[[]byte](t)(os.ReadFile(kept))); !strings.Contains(b, bed.Password) {
+		t.Errorf("the helper was not told: %s", b)
+	}
+	if b := string(must[[]byte](t)(os.ReadFile(config))); strings.Contains(b, `"auth"`) {
+		t.Errorf("the password is in Docker's config too: %s", b)
+	}
+	ok(t, command(t, environ, "push", ref, tree))
+	ok(t, command(t, environ, "logout", addr))
+	failing(t, 4, nil, command(t, environ, "inspect", ref))
+}
+
 func TestPasswordsStayOutOfTheDebugLog(t *testing.T) {
 	tree := small(t)
 	for name, addr := range private(t) {

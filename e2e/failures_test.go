@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -253,5 +254,53 @@ func TestProgressForMachinesAndForLogs(t *testing.T) {
 	}
 	if n := strings.Count(mpack(t, "push", "--progress", "none", ref+"3", dir).Stderr, "\n"); n != 3 {
 		t.Errorf("%d lines at the end of a push, want 3", n)
+	}
+}
+
+// A terminal gets a bar; script makes one.
+func TestProgressOnATerminal(t *testing.T) {
+	dir := t.TempDir()
+	_, err := gen.Model(dir, 256*mib, 1)
+	check(t, err)
+	line := "stty cols 160 rows 40; " + mpackBin + " push oci:" + filepath.Join(t.TempDir(), "l") + ":v1 " + dir
+	cmd := exec.Command("script", "-qec", line, "/dev/null")
+	cmd.Env = append(env(t), "TERM=xterm")
+	r := ok(t, cmd)
+	for _, want := range []string{"\x1b[", " files ", "/s, ", " left, ", " saved", "sha256:"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("no %q on the terminal: %q", want, r.Stdout)
+		}
+	}
+}
+
+// What bash shows where TAB is pressed, and that nothing is done then.
+func TestCompletion(t *testing.T) {
+	dir := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(dir, "a"), []byte("a"), 0o644))
+	layout := "oci:" + filepath.Join(t.TempDir(), "l")
+	ref := layout + ":v1"
+	push(t, ref, dir)
+	for line, want := range map[string]string{
+		"mpack pu":                     "push pull",
+		"mpack verify-":                "verify-attestation",
+		"mpack store pr":               "prune",
+		"mpack push --conc":            "--concurrency",
+		"mpack push " + ref + " --inc": "--include",
+		"mpack rm " + ref + " --deb":   "--debug",
+		"mpack key generate --":        "--output-key-prefix --help",
+	} {
+		words := strings.Fields(line)
+		script := fmt.Sprintf("source <(mpack completion bash)\nCOMP_WORDS=(%s)\nCOMP_CWORD=%d\n_mpack\necho ${COMPREPLY[@]}", line, len(words)-1)
+		cmd := exec.Command("bash", "-c", script)
+		cmd.Env = append(env(t), "PATH="+filepath.Dir(mpackBin)+":"+os.Getenv("PATH"))
+		if got := strings.TrimSpace(ok(t, cmd).Stdout); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	for _, more := range [][]string{{"rm", ref}, {"rm", ref, "--"}, {"tag", ref, "--"}} {
+		run(t, command(t, nil, append(more, "--generate-bash-completion")...))
+	}
+	if got := mpack(t, "tags", layout).Stdout; got != "v1\n" {
+		t.Errorf("a TAB has changed the tags: %q", got)
 	}
 }

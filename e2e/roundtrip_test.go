@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -201,6 +202,23 @@ func TestIgnoreFileAndPatterns(t *testing.T) {
 	}
 }
 
+func TestNamesThatLookLikeFlags(t *testing.T) {
+	tree := filepath.Join(t.TempDir(), "-tree")
+	check(t, gen.Odd(tree))
+	ref := "oci:" + filepath.Join(t.TempDir(), "l") + ":v1"
+	cmd := command(t, nil, "push", ref, "--", "-tree")
+	cmd.Dir = filepath.Dir(tree)
+	ok(t, cmd)
+	if got := mpack(t, "cat", ref, "--", "-leading-dash").Stdout; got != "dash\n" {
+		t.Errorf("cat: %q", got)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	p := pull(t, ref, "-o", out, "--include", "-leading-dash", "--include", "--output")
+	if p.Written != 2 {
+		t.Errorf("wrote %d files, want 2", p.Written)
+	}
+}
+
 func TestLinksThatLeaveTheTreeAreStoredAsFilesAndBrokenOnesNamed(t *testing.T) {
 	dir := t.TempDir()
 	tree, outside := filepath.Join(dir, "snapshot"), filepath.Join(dir, "blobs")
@@ -261,8 +279,10 @@ func TestTagsAndRemoval(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			digest := push(t, ref+":v1", tree).Digest
 			mpack(t, "tag", ref+":v1", "latest", "stable")
-			if got := mpack(t, "tags", ref).Stdout; got != "latest\nstable\nv1\n" {
-				t.Errorf("tags: %q", got)
+			for _, list := range []string{"tags", "list"} {
+				if got := mpack(t, list, ref).Stdout; got != "latest\nstable\nv1\n" {
+					t.Errorf("%s: %q", list, got)
+				}
 			}
 			mpack(t, "rm", ref+":stable")
 			if got := mpack(t, "tags", ref).Stdout; got != "latest\nv1\n" {
@@ -378,6 +398,34 @@ func TestZstdAcceptsEveryBlobOfALayout(t *testing.T) {
 	}
 	if got := ok(t, peer(t, "oras", "manifest", "fetch", "--oci-layout", layout+":v1")).Stdout; got != string(raw) {
 		t.Errorf("oras reads %s", got)
+	}
+}
+
+// The reference implementation decodes the vectors of layout/frame to what
+// they say.
+func TestZstdDecodesTheVectors(t *testing.T) {
+	full(t)
+	dir := filepath.Join("..", "layout", "frame", "testdata")
+	var vectors []struct{ Name, Filter, Decoded string }
+	check(t, json.Unmarshal(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "vectors.json"))), &vectors))
+	if len(vectors) == 0 {
+		t.Fatal("no vectors")
+	}
+	for _, v := range vectors {
+		decoded := ok(t, peer(t, "zstd", "-q", "-dc", filepath.Join(dir, v.Name+".zst"))).Stdout
+		if got := fmt.Sprintf("%x", sha256.Sum256([]byte(decoded))); got != v.Decoded {
+			t.Errorf("%s: decoded to %s, want %s", v.Name, got, v.Decoded)
+		}
+		if raw := must[[]byte](t)(os.ReadFile(filepath.Join(dir, v.Name+".raw"))); v.Filter == "" && decoded != string(raw) {
+			t.Errorf("%s: decoded to other bytes than the chunk's", v.Name)
+		}
+	}
+	vector := filepath.Join("..", "layout", "testdata", "vector1")
+	for _, name := range []string{"index.zst", "layer0.zst"} {
+		ok(t, peer(t, "zstd", "-q", "-t", filepath.Join(vector, name)))
+	}
+	if got := ok(t, peer(t, "zstd", "-q", "-dc", filepath.Join(vector, "index.zst"))).Stdout; got != string(must[[]byte](t)(os.ReadFile(filepath.Join(vector, "index.jsonl")))) {
+		t.Error("the index of vector1 is decoded to other lines")
 	}
 }
 

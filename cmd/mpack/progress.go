@@ -38,8 +38,11 @@ func newProgress(mode string, quiet bool, w io.Writer, title string) *progress {
 	p := &progress{title: title, start: time.Now(), stopped: make(chan struct{}), ended: make(chan struct{})}
 	if mode == "auto" {
 		mode = "plain"
-		if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-			mode = "bar"
+		if f, ok := w.(*os.File); ok {
+			// Some terminals, of CI jobs and containers, have no size: a bar would not be seen.
+			if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
+				mode = "bar"
+			}
 		}
 	}
 	every := lineEvery
