@@ -45,6 +45,7 @@ for group; do
     own olareg github.com/olareg/olareg/cmd/olareg
     if [ ! -x "$bin/docker-registry" ]; then
       echo "unpacking Debian's docker-registry" >&2
+      [ "$(id -u)" != 0 ] || apt-get update -qq >&2
       (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root docker-registry >&2 && dpkg-deb -x docker-registry_*.deb tree)
       mv "$work/tree/usr/bin/docker-registry" "$bin/docker-registry"
     fi ;;
