@@ -208,8 +208,18 @@ func TestUsageErrors(t *testing.T) {
 		{"cat", "localhost:1/a:b"},
 		{"login"},
 		{"completion", "tcsh"},
+		{"help", "no-such-command"},
 	} {
 		fails(t, 2, nil, args...)
+	}
+	for line, hint := range map[string]string{
+		"--version":                 "mpack --help shows",
+		"store no-such-command":     "mpack store --help lists",
+		"key no-such-command":       "mpack key --help lists",
+		"store prune --no-such":     "mpack store prune --help shows",
+		"inspect --no-such --debug": "mpack inspect --help shows",
+	} {
+		fails(t, 2, []string{hint}, strings.Fields(line)...)
 	}
 	for _, args := range [][]string{{}, {"--help"}, {"push", "--help"}, {"version"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}} {
 		if r := mpack(t, args...); r.Stdout == "" {

@@ -119,9 +119,21 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 authentication,
 
 func setUsageError(cmd *cli.Command) {
 	cmd.OnUsageError = usageError
+	if len(cmd.Subcommands) > 0 {
+		cmd.Action = noSubcommand
+	}
 	for _, sub := range cmd.Subcommands {
 		setUsageError(sub)
 	}
+}
+
+// noSubcommand is what a command does that has subcommands, if none of them is
+// named.
+func noSubcommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return usagef("no such command: %s %s; %s --help lists them", c.Command.Name, c.Args().First(), c.Command.HelpName)
+	}
+	return cli.ShowSubcommandHelp(c)
 }
 
 // errUsage is a command line that cannot be understood.
@@ -130,14 +142,15 @@ type errUsage struct{ error }
 func usagef(format string, args ...any) error { return errUsage{fmt.Errorf(format, args...)} }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	return errUsage{fmt.Errorf("%w; mpack %s--help shows how", err, strings.TrimLeft(c.Command.Name+" ", " "))}
+	return errUsage{fmt.Errorf("%w; %s --help shows how", err, c.Command.HelpName)}
 }
 
 // exitCode maps an error to the exit code that scripts decide on.
 func exitCode(ctx context.Context, err error) int {
 	var usage errUsage
+	var help cli.ExitCoder // of urfave/cli's own command, about what there is not
 	switch {
-	case errors.As(err, &usage), errors.Is(err, oci.ErrReference):
+	case errors.As(err, &usage), errors.As(err, &help), errors.Is(err, oci.ErrReference):
 		return exitUsage
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
