@@ -229,7 +229,11 @@ func openPKCS11(ref string, pin bool) (*pkcs11key.Key, error) {
 		// what could not be parsed may hold a PIN
 		return nil, errors.New("malformed pkcs11 URI (RFC 7512)")
 	}
-	return pkcs11key.GetKeyWithURIConfig(c, pin)
+	k, err := pkcs11key.GetKeyWithURIConfig(c, pin)
+	if err != nil && err.Error() == "unimplemented" { // cosign has no type for it
+		err = errors.New("this mpack was built without PKCS#11: build it with cgo and -tags pkcs11key")
+	}
+	return k, err
 }
 
 // keypair lets a sigstore signer make bundles.
