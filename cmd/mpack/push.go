@@ -47,7 +47,7 @@ Examples:
 			listFlag("include", "pack only files that match `PATTERN`"),
 			listFlag("exclude", "leave out files that match `PATTERN`"),
 			&cli.StringFlag{Name: "base", Usage: "artifact whose chunks need not be stored again: a `REF`, auto or none", Value: oci.BaseAuto, EnvVars: env("base")},
-			&cli.IntFlag{Name: "level", Usage: "zstd level of what are not weights, 1 to 4", EnvVars: env("level")},
+			&cli.IntFlag{Name: "level", Usage: "zstd level of what are not weights, 1 to 4", DefaultText: fmt.Sprint(frame.DefaultLevel), EnvVars: env("level")},
 			stringFlag("created", "write `TIME` (RFC 3339) as the creation time; SOURCE_DATE_EPOCH does the same"),
 			boolFlag("sign", "sign it before the tag moves"),
 			boolFlag("provenance", "attest, signed, how it was made"),
