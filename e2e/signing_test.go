@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"mpack/e2e/bed"
 )
@@ -230,6 +232,54 @@ func TestKeysAreEncryptedAndNeverOverwritten(t *testing.T) {
 	mpack(t, "verify", "--key", public, "--insecure-ignore-tlog", ref) // the first is still there
 }
 
+// The password is asked for on a terminal, unseen, and nowhere else.
+func TestPasswordPrompt(t *testing.T) {
+	prefix := filepath.Join(t.TempDir(), "k")
+	generate := []string{"key", "generate", "--output-key-prefix", prefix}
+	cmd := command(t, nil, generate...)
+	cmd.Stdin = strings.NewReader(keyPassword + "\n" + keyPassword + "\n")
+	failing(t, 1, []string{"no terminal", "COSIGN_PASSWORD"}, cmd)
+
+	onTerminal := func(line string, answers ...string) string {
+		t.Helper()
+		cmd := exec.Command("script", "-qec", line, "/dev/null")
+		cmd.Env = env(t)
+		in := must[io.WriteCloser](t)(cmd.StdinPipe())
+		out := must[io.ReadCloser](t)(cmd.StdoutPipe())
+		check(t, cmd.Start())
+		var seen strings.Builder
+		for b := make([]byte, 1024); ; {
+			n, err := out.Read(b)
+			seen.Write(b[:n])
+			if strings.HasSuffix(seen.String(), ": ") && len(answers) > 0 {
+				time.Sleep(50 * time.Millisecond) // until the terminal is silent
+				_, err := io.WriteString(in, answers[0]+"\n")
+				check(t, err)
+				if answers = answers[1:]; len(answers) == 0 {
+					check(t, in.Close()) // script waits for that
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		_ = cmd.Wait() // what it says tells
+		if len(answers) > 0 || strings.Contains(seen.String(), keyPassword) {
+			t.Errorf("asked too seldom, or the password is to be seen: %q", seen.String())
+		}
+		return seen.String()
+	}
+	line := mpackBin + " " + strings.Join(generate, " ")
+	if text := onTerminal(line, keyPassword, "another one"); !strings.Contains(text, "differ") {
+		t.Errorf("two passwords are taken: %q", text)
+	}
+	onTerminal(line, keyPassword, keyPassword)
+	ref := registry(t, kind(), bed.RegistryOptions{}).Addr + "/e2e/m:v1"
+	push(t, ref, small(t))
+	onTerminal(mpackBin+" sign --tlog-upload=false --key "+prefix+".key "+ref, keyPassword) // once, though there are two signatures
+	mpack(t, "verify", "--key", prefix+".pub", "--insecure-ignore-tlog", ref)
+}
+
 // A layout is signed and verified as a registry is. What mpack signed in it,
 // cosign verifies when a registry serves it (olareg keeps layouts, but with
 // marks of its own for referrers: oras copies those in); and what cosign signed
@@ -387,6 +437,19 @@ func TestPushSignsBeforeItTags(t *testing.T) {
 			mpack(t, "pull", ref, "-o", out)
 			same(t, tree, out)
 		})
+	}
+}
+
+// What cannot be signed is known before anything is sent.
+func TestPushLooksForItsKeyFirst(t *testing.T) {
+	private, _ := keyPair(t)
+	w := wired(t, kind())
+	ref := w.Addr + "/e2e/m:v1"
+	failing(t, 1, []string{"password"}, command(t, []string{"COSIGN_PASSWORD=wrong"}, "push", "--sign", "--key", private, ref, small(t)))
+	failing(t, 1, []string{"no-such.key"}, withPassword(t, "push", "--sign", "--key", "no-such.key", ref, small(t)))
+	failing(t, 1, []string{"identity"}, withPassword(t, "push", "--provenance", ref, small(t)))
+	if up := w.Up(); up != 0 {
+		t.Errorf("%d bytes were sent", up)
 	}
 }
 

@@ -164,18 +164,39 @@ func (o *Signer) open(ctx context.Context) (*session, error) {
 	return se, nil
 }
 
-// keyless makes a key for this once and gets it certified.
-func (o *Signer) keyless(ctx context.Context, se *session) error {
+// Ready tells what would keep the signer from signing, before there is
+// anything to sign: a missing key, a wrong password, no identity. Nothing is
+// certified or entered in a log for it.
+func (o *Signer) Ready(ctx context.Context) error {
+	if o.Key == "" {
+		_, err := o.identity(ctx)
+		return err
+	}
+	se, err := o.open(ctx)
+	if err != nil {
+		return err
+	}
+	se.close()
+	return nil
+}
+
+// identity returns the token to be certified by, if the rest is given too.
+func (o *Signer) identity(ctx context.Context) (string, error) {
 	if o.Certificate != "" {
-		return errors.New("a certificate needs the key it is for")
+		return "", errors.New("a certificate needs the key it is for")
 	}
 	if o.FulcioURL == "" {
-		return errors.New("neither a key nor a Fulcio URL is given")
+		return "", errors.New("neither a key nor a Fulcio URL is given")
 	}
 	if o.RekorURL == "" && o.TimestampURL == "" {
-		return errors.New("a keyless signature outlives its certificate only with a transparency log or a timestamp: give a Rekor or a timestamp authority's URL")
+		return "", errors.New("a keyless signature outlives its certificate only with a transparency log or a timestamp: give a Rekor or a timestamp authority's URL")
 	}
-	token, err := o.token(ctx)
+	return o.token(ctx)
+}
+
+// keyless makes a key for this once and gets it certified.
+func (o *Signer) keyless(ctx context.Context, se *session) error {
+	token, err := o.identity(ctx)
 	if err != nil {
 		return err
 	}

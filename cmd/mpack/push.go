@@ -91,8 +91,13 @@ func push(c *cli.Context) error {
 		if ref.Scheme == oci.Archive {
 			return usagef("nothing can be signed in an archive that is being written: push to an oci: layout and copy that to the archive")
 		}
+		by := signer(c)
+		// Now, not behind hours of upload; and no password is asked for in the middle of the bar.
+		if err := by.Ready(c.Context); err != nil {
+			return fmt.Errorf("push %s: %w", ref, err)
+		}
 		o.Before = func(ctx context.Context, r *oci.Repo, d ocispec.Descriptor, config *oci.Config) error {
-			return attestPush(ctx, c, r, d, config, start)
+			return attestPush(ctx, c, r, d, config, by, start)
 		}
 	}
 	p := progressOf(c, "push")
@@ -122,7 +127,7 @@ func push(c *cli.Context) error {
 }
 
 // attestPush makes what --provenance and --sign ask for.
-func attestPush(ctx context.Context, c *cli.Context, r *oci.Repo, d ocispec.Descriptor, config *oci.Config, start time.Time) error {
+func attestPush(ctx context.Context, c *cli.Context, r *oci.Repo, d ocispec.Descriptor, config *oci.Config, by signing.Signer, start time.Time) error {
 	if c.Bool("provenance") {
 		in := signing.ProvenanceInput{Version: buildVersion(), Revision: config.About.Revision, Started: start, Finished: time.Now()}
 		in.Dependencies = slices.Concat(dependencies(signing.RoleBaseModel, config.BaseModels), dependencies(signing.RoleCorpus, config.Corpora))
@@ -131,13 +136,13 @@ func attestPush(ctx context.Context, c *cli.Context, r *oci.Repo, d ocispec.Desc
 			return err
 		}
 		if _, err := signing.Attest(ctx, subject(r, d), signing.AttestOptions{
-			Signer: signer(c), Format: signatureFormat(c), PredicateType: signing.ProvenanceType, Predicate: predicate,
+			Signer: by, Format: signatureFormat(c), PredicateType: signing.ProvenanceType, Predicate: predicate,
 		}); err != nil {
 			return fmt.Errorf("provenance: %w", err)
 		}
 	}
 	if c.Bool("sign") {
-		_, err := signArtifact(c, r, d, nil)
+		_, err := signArtifact(c, r, d, by, nil)
 		return err
 	}
 	return nil

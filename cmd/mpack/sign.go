@@ -64,7 +64,7 @@ func sign(c *cli.Context) error {
 		return err
 	}
 	defer r.Close()
-	sigs, err := signArtifact(c, r, d, annotations)
+	sigs, err := signArtifact(c, r, d, signer(c), annotations)
 	if err != nil {
 		return err
 	}
@@ -72,8 +72,8 @@ func sign(c *cli.Context) error {
 }
 
 // signArtifact signs a digest and, of an artifact of mpack, its files.
-func signArtifact(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, annotations map[string]string) ([]signing.Signature, error) {
-	s, by := subject(r, d), signer(c)
+func signArtifact(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, by signing.Signer, annotations map[string]string) ([]signing.Signature, error) {
+	s := subject(r, d)
 	sigs, err := signing.Sign(c.Context, s, signing.SignOptions{Signer: by, Format: signatureFormat(c), Annotations: annotations, Recursive: true})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,11 +59,16 @@ func signatureFormat(c *cli.Context) signing.Format {
 const passwordVariable = "COSIGN_PASSWORD"
 
 // askPassword finds the password of a key where cosign does, but reads it from
-// a terminal only: what a pipe holds may be meant for something else.
+// a terminal only: what a pipe holds may be meant for something else. It asks
+// once, however often the key is opened.
 func askPassword(c *cli.Context) signing.Password {
+	var answer []byte
 	return func(confirm bool) ([]byte, error) {
 		if p, ok := os.LookupEnv(passwordVariable); ok {
 			return []byte(p), nil
+		}
+		if answer != nil {
+			return bytes.Clone(answer), nil
 		}
 		if !term.IsTerminal(int(os.Stdin.Fd())) {
 			return nil, fmt.Errorf("no terminal to ask for the key's password on: set %s, to nothing for a key without one", passwordVariable)
@@ -74,14 +80,17 @@ func askPassword(c *cli.Context) signing.Password {
 			return b, err
 		}
 		p, err := ask("Password of the key: ")
-		if err != nil || !confirm {
-			return p, err
+		if err == nil && confirm {
+			var again []byte
+			if again, err = ask("The same again: "); err == nil && string(again) != string(p) {
+				err = errors.New("the two passwords differ")
+			}
 		}
-		again, err := ask("The same again: ")
-		if err == nil && string(again) != string(p) {
-			err = errors.New("the two passwords differ")
+		if err != nil {
+			return nil, err
 		}
-		return p, err
+		answer = append([]byte{}, p...) // not nil, even if empty
+		return p, nil
 	}
 }
 
