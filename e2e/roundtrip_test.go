@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -272,17 +273,27 @@ func TestCopyBetweenPlaces(t *testing.T) {
 func TestTagsAndRemoval(t *testing.T) {
 	tree := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(tree, "a"), []byte("a"), 0o644))
-	for name, ref := range map[string]string{
-		"registry": registry(t, bed.Mpack, bed.RegistryOptions{}).Addr + "/team/m",
-		"layout":   "oci:" + filepath.Join(t.TempDir(), "l"),
-	} {
+	at := map[string]string{bed.Mpack: "", "layout": "oci:" + filepath.Join(t.TempDir(), "l")}
+	if bed.Full() {
+		at[bed.Distribution], at[bed.Olareg], at[bed.Debian], at[bed.Crane] = "", "", "", ""
+	}
+	for name, ref := range at {
 		t.Run(name, func(t *testing.T) {
+			if ref == "" {
+				ref = registry(t, name, bed.RegistryOptions{}).Addr + "/team/m"
+			}
 			digest := push(t, ref+":v1", tree).Digest
 			mpack(t, "tag", ref+":v1", "latest", "stable")
 			for _, list := range []string{"tags", "list"} {
 				if got := mpack(t, list, ref).Stdout; got != "latest\nstable\nv1\n" {
 					t.Errorf("%s: %q", list, got)
 				}
+			}
+			if name == bed.Debian { // it knows of removing all tags alone
+				fails(t, 1, []string{"single tags", "latest", "name the digest"}, "rm", ref+":stable")
+				mpack(t, "rm", ref+"@"+digest)
+				fails(t, 3, nil, "inspect", ref+":latest")
+				return
 			}
 			mpack(t, "rm", ref+":stable")
 			if got := mpack(t, "tags", ref).Stdout; got != "latest\nv1\n" {
@@ -292,6 +303,39 @@ func TestTagsAndRemoval(t *testing.T) {
 			mpack(t, "rm", ref+"@"+digest)
 			fails(t, 3, nil, "inspect", ref+":latest")
 		})
+	}
+}
+
+// A version that lists layers of an older one does without it.
+func TestRemovalOfTheBase(t *testing.T) {
+	tree := filepath.Join(t.TempDir(), "tree")
+	tensors := must[[]gen.Tensor](t)(gen.Model(tree, 64<<20, 1))
+	layout := filepath.Join(t.TempDir(), "l")
+	for name, repository := range map[string]string{"layout": "oci:" + layout, "registry": registry(t, kind(), bed.RegistryOptions{}).Addr + "/team/m"} {
+		t.Run(name, func(t *testing.T) {
+			private, public := keyPair(t)
+			sign := []string{"push", "--sign", "--key", private, "--tlog-upload=false"}
+			ok(t, withPassword(t, append(sign, repository+":v1", tree)...))
+			check(t, gen.ChangeTensors(tree, tensors[:1], 9))
+			ok(t, withPassword(t, append(sign, repository+":v2", tree)...))
+			mpack(t, "rm", repository+":v1")
+			out := filepath.Join(t.TempDir(), "out")
+			pull(t, "--verify", "--key", public, "--insecure-ignore-tlog", repository+":v2", "-o", out)
+			same(t, tree, out)
+			mpack(t, "rm", repository+":v2")
+			fails(t, 3, nil, "inspect", repository+":v2")
+		})
+	}
+	left := 0
+	check(t, filepath.WalkDir(layout, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			fi, _ := d.Info()
+			left += int(fi.Size())
+		}
+		return err
+	}))
+	if left > 1<<20 {
+		t.Errorf("%d bytes are left of what was removed", left)
 	}
 }
 
