@@ -58,7 +58,7 @@ Examples:
 // indexOf returns the index of a reference or of a directory.
 func indexOf(c *cli.Context, client *oci.Client, arg string) (*layout.Index, error) {
 	if fi, err := os.Stat(arg); err == nil && fi.IsDir() {
-		return scanDirectory(c.Context, arg)
+		return scanDirectory(c.Context, arg, false)
 	}
 	ref, err := oci.ParseReference(arg)
 	if err != nil {

@@ -113,9 +113,10 @@ func fileDigests(ix *layout.Index) (files []signing.FileDigest, linked bool) {
 	return files, linked
 }
 
-// scanDirectory hashes the files of a directory as push would pack them.
-func scanDirectory(ctx context.Context, dir string) (*layout.Index, error) {
-	t, err := tree.Walk(ctx, dir, tree.Options{})
+// scanDirectory hashes the files of a directory as push would pack them or, if
+// strangers may have put some there, also those that its .mpackignore hides.
+func scanDirectory(ctx context.Context, dir string, strangers bool) (*layout.Index, error) {
+	t, err := tree.Walk(ctx, dir, tree.Options{Strangers: strangers})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func signDirectory(c *cli.Context, dir string) error {
 	if err := maxArgs(c, 0); err != nil {
 		return err
 	}
-	ix, err := scanDirectory(c.Context, dir)
+	ix, err := scanDirectory(c.Context, dir, false)
 	if err != nil {
 		return err
 	}

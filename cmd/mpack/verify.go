@@ -27,7 +27,8 @@ mpack or by cosign, stored as a tag or as a referrer. The digest is printed. Wit
 words of sigstore's policy-controller (ClusterImagePolicy).
 
 With --dir the files of a directory are then compared with the signed artifact:
-what is changed, missing or extra is named. With --dir and no REF they are checked
+what is changed, missing or extra is named, also what a .mpackignore there hides; only
+.git and .cache/huggingface are passed over. With --dir and no REF they are checked
 against DIR/model.sig, an OpenSSF model signature by mpack or by model_signing.
 
 Exit code 5 says that it does not hold; the message says why.
@@ -96,7 +97,7 @@ func compareDirectory(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, dir str
 	if err != nil {
 		return err
 	}
-	got, err := scanDirectory(c.Context, dir)
+	got, err := scanDirectory(c.Context, dir, true)
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func verifyDirectory(c *cli.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", dir, err)
 	}
-	ix, err := scanDirectory(c.Context, dir)
+	ix, err := scanDirectory(c.Context, dir, true)
 	if err != nil {
 		return err
 	}

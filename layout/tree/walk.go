@@ -24,6 +24,9 @@ import (
 // directory can be pushed again with the same result.
 type Options struct {
 	Include, Exclude []string
+	// Strangers tells that others may have put files there. A .mpackignore may
+	// be theirs too: it hides nothing then, and only brings back.
+	Strangers bool
 }
 
 // Tree is a directory as [Walk] found it.
@@ -61,6 +64,9 @@ func Walk(ctx context.Context, dir string, o Options) (*Tree, error) {
 	fromFile, err := readIgnore(filepath.Join(real, ignoreFile))
 	if err != nil {
 		return nil, err
+	}
+	if o.Strangers {
+		fromFile = slices.DeleteFunc(fromFile, func(p string) bool { return !strings.HasPrefix(p, "!") })
 	}
 	rules, err := newRules(o.Include, slices.Concat(ignored, fromFile, o.Exclude))
 	if err != nil {

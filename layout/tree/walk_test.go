@@ -111,6 +111,8 @@ func TestWalkKeeps(t *testing.T) {
 		{name: "ignore file", files: []string{"a", "b", "c/d", "c/e"}, ignore: "# comment\nb\nc\n!c/e\n", want: ".mpackignore, a, c/e"},
 		{name: "ignore file that names itself", files: []string{"a"}, ignore: ".mpackignore\n", want: "a"},
 		{name: "git brought back", files: []string{".git/HEAD", "a"}, ignore: "!.git\n", want: ".git/HEAD, .mpackignore, a"},
+		{name: "ignore file of a stranger", files: []string{".git/HEAD", "a", "b/c"}, ignore: ".mpackignore\n**\n", o: Options{Strangers: true}, want: ".mpackignore, a, b/c"},
+		{name: "git brought back, by a stranger or not", files: []string{".git/HEAD", "a"}, ignore: "a\n!.git\n", o: Options{Strangers: true}, want: ".git/HEAD, .mpackignore, a"},
 		{name: "exclude over the ignore file", files: []string{"a", "b"}, ignore: "a\n!b\n", o: Options{Exclude: []string{"b"}}, want: ".mpackignore"},
 		{name: "ignored broken link", files: []string{"a", "l -> gone"}, ignore: "l\n", want: ".mpackignore, a"},
 		{name: "a directory whose files are all ignored is not empty", files: []string{"d/a", "b"}, o: Options{Exclude: []string{"d/a"}}, want: "b"},
@@ -299,7 +301,7 @@ func TestWalkRefusesBadPatternsAndEndsWithItsContext(t *testing.T) {
 	dir := populate(t, "a")
 	for _, o := range []Options{{Include: []string{"[a"}}, {Exclude: []string{"a\x00"}}, {Exclude: []string{"\xff"}}} {
 		if _, err := Walk(t.Context(), dir, o); err == nil {
-			t.Errorf("%q is taken for a pattern", o)
+			t.Errorf("%+v is taken for a pattern", o)
 		}
 	}
 	if _, err := Walk(t.Context(), ignoring(t, dir, "[a\n"), Options{}); err == nil || !strings.Contains(err.Error(), ignoreFile) {

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mpack runs a command line in this process.
+func mpack(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), append([]string{"mpack"}, args...), strings.NewReader(""), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// Who puts a file among signed ones puts an ignore file there too.
+func TestExtraFilesCannotHideBehindAnIgnoreFile(t *testing.T) {
+	t.Setenv(passwordVariable, "")
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	work := t.TempDir()
+	dir, key, ref := filepath.Join(work, "model"), filepath.Join(work, "team"), "oci:"+filepath.Join(work, "layout")+":v1"
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("config.json", "{}")
+	for _, line := range [][]string{
+		{"key", "generate", "--output-key-prefix", key},
+		{"push", "-q", "--sign", "--key", key + ".key", "--tlog-upload=false", ref, dir},
+		{"sign", "-q", "--key", key + ".key", "--tlog-upload=false", "--dir", dir},
+	} {
+		if code, _, errs := mpack(t, line...); code != exitOK {
+			t.Fatalf("mpack %s: exit code %d: %s", line[0], code, errs)
+		}
+	}
+	against := map[string][]string{
+		"an artifact": {"verify", "--key", key + ".pub", "--insecure-ignore-tlog", "--dir", dir, ref},
+		"model.sig":   {"verify", "--key", key + ".pub", "--insecure-ignore-tlog", "--dir", dir},
+	}
+	for name, line := range against {
+		if code, _, errs := mpack(t, line...); code != exitOK {
+			t.Errorf("against %s: exit code %d: %s", name, code, errs)
+		}
+	}
+	write("modeling.py", "import os")
+	write(".mpackignore", ".mpackignore\n*.py\n")
+	for name, line := range against {
+		if code, _, errs := mpack(t, line...); code != exitVerify || !strings.Contains(errs, "modeling.py") {
+			t.Errorf("against %s, with a file that is not signed: exit code %d: %s", name, code, errs)
+		}
+	}
+}
