@@ -101,7 +101,7 @@ func clientOptions(c *cli.Context) (oci.Options, error) {
 	if c.Bool("debug") {
 		w := c.App.ErrWriter
 		o.Debug = func(format string, args ...any) {
-			fmt.Fprintf(w, "debug: %s %s\n", time.Now().Format("15:04:05.000"), fmt.Sprintf(format, args...))
+			fmt.Fprintf(w, "debug: %s %s\n", time.Now().Format("15:04:05.000"), oneLine(fmt.Errorf(format, args...)))
 		}
 	}
 	return o, nil

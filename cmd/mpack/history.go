@@ -131,7 +131,7 @@ func history(c *cli.Context) error {
 
 func printVersion(c *cli.Context, s logged) {
 	out := c.App.Writer
-	fmt.Fprintf(out, "%s  %s", strings.Join(s.Tags, ", "), s.Digest)
+	fmt.Fprintf(out, "%s  %s", printable(strings.Join(s.Tags, ", ")), s.Digest)
 	if s.Created != "" {
 		fmt.Fprintf(out, "  %s", printable(s.Created))
 	}

@@ -299,7 +299,7 @@ func tagsCommand() *cli.Command {
 				return printJSON(c.App.Writer, slices.Concat([]string{}, tags))
 			}
 			for _, t := range tags {
-				fmt.Fprintln(c.App.Writer, t)
+				fmt.Fprintln(c.App.Writer, printable(t))
 			}
 			return nil
 		},

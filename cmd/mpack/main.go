@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -211,9 +212,15 @@ func hintForRefusal(r signing.Reason) string {
 	return ""
 }
 
-// oneLine keeps an error to one line, as a registry's page may hold any.
+// urlQuery is the query of a URL, which may be as good as a password: that of
+// an upload, or of storage that a registry redirects to.
+var urlQuery = regexp.MustCompile(`(https?://[^\s"?]*)\?[^\s"]*`)
+
+// oneLine keeps an error to one line without secrets, and from steering the
+// terminal, as a registry's page may hold anything.
 func oneLine(err error) string {
-	s := strings.Join(strings.Fields(err.Error()), " ")
+	s := printable(strings.Join(strings.Fields(err.Error()), " "))
+	s = urlQuery.ReplaceAllString(s, "$1?…")
 	if len(s) > 2000 {
 		s = s[:2000] + "…"
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,18 @@ func TestFlagsMayFollowArguments(t *testing.T) {
 		got := reorder(newApp(), strings.Fields("mpack "+line))
 		if strings.Join(got[1:], " ") != want {
 			t.Errorf("%s: %q, want %s", line, got[1:], want)
+		}
+	}
+}
+
+func TestErrorsHoldNoSecretsAndSteerNoTerminal(t *testing.T) {
+	for in, want := range map[string]string{
+		`Put "https://reg.example.com/v2/m/blobs/uploads/1?_state=secret&digest=sha256:0": EOF`: `Put "https://reg.example.com/v2/m/blobs/uploads/1?…": EOF`,
+		"denied: \x1b]0;title\x07\n now": "denied: \uFFFD]0;title\uFFFD now",
+		"is it there? yes":               "is it there? yes",
+	} {
+		if got := oneLine(errors.New(in)); got != want {
+			t.Errorf("%q is shown as %q, want %q", in, got, want)
 		}
 	}
 }

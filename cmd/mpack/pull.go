@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -62,6 +63,12 @@ func pull(c *cli.Context) error {
 	dir := c.String("output")
 	if dir == "" {
 		dir = ref.Base()
+		here, err := os.Stat(dir)
+		if err == nil && ref.Scheme == oci.Layout {
+			if there, err := os.Stat(ref.Path); err == nil && os.SameFile(here, there) {
+				return usagef("the files would go into the layout %s itself: name a directory with -o", ref.Path)
+			}
+		}
 	}
 	client, err := newClient(c)
 	if err != nil {

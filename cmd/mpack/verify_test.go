@@ -58,3 +58,26 @@ func TestExtraFilesCannotHideBehindAnIgnoreFile(t *testing.T) {
 		}
 	}
 }
+
+func TestALayoutIsNotPulledIntoItself(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("tree", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join("tree", "index.json"), []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []struct {
+		code int
+		line []string
+	}{
+		{exitOK, []string{"push", "-q", "oci:out:v1", "tree"}},
+		{exitUsage, []string{"pull", "-q", "oci:out:v1"}},
+		{exitOK, []string{"pull", "-q", "oci:out:v1", "-o", "pulled"}},
+	} {
+		if code, _, errs := mpack(t, s.line...); code != s.code {
+			t.Errorf("mpack %s: exit code %d, want %d: %s", strings.Join(s.line, " "), code, s.code, errs)
+		}
+	}
+}
