@@ -91,6 +91,13 @@ func (w *archiveWriter) Push(_ context.Context, d ocispec.Descriptor, r io.Reade
 	return nil
 }
 
+// fail has Close leave what was there before.
+func (w *archiveWriter) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrong = err
+}
+
 // Tag implements [content.Tagger].
 func (w *archiveWriter) Tag(_ context.Context, d ocispec.Descriptor, tag string) error {
 	w.mu.Lock()
@@ -210,7 +217,7 @@ func (w *archiveWriter) Close() error {
 	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int {
 		return slices.Compare([]string{a.Annotations[ocispec.AnnotationRefName], string(a.Digest)}, []string{b.Annotations[ocispec.AnnotationRefName], string(b.Digest)})
 	})
-	if err := errors.Join(w.file(ocispec.ImageIndexFile, index), w.tw.Close(), w.f.Chmod(0o644), w.f.Sync()); err != nil {
+	if err := errors.Join(w.file(ocispec.ImageIndexFile, index), w.tw.Close(), w.f.Chmod(0o644), w.f.Sync(), w.f.Close()); err != nil { // Windows does not move an open file
 		return fmt.Errorf("write %s: %w", w.path, err)
 	}
 	return os.Rename(w.f.Name(), w.path)

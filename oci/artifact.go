@@ -42,6 +42,9 @@ func (r *Repo) ArtifactAt(ctx context.Context, d ocispec.Descriptor) (*Artifact,
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", r.Ref, err)
 	}
+	if err := oneMeaning(raw, d.MediaType); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", r.Ref, ErrNotArtifact, err)
+	}
 	if d.MediaType == ocispec.MediaTypeImageIndex {
 		var ix ocispec.Index
 		if err := json.Unmarshal(raw, &ix); err != nil {
@@ -74,6 +77,26 @@ func (r *Repo) ArtifactAt(ctx context.Context, d ocispec.Descriptor) (*Artifact,
 		return nil, fmt.Errorf("config of %s: %w", r.Ref, err)
 	}
 	return a, nil
+}
+
+// oneMeaning refuses what may be read as a manifest and as an index: of which
+// type it is, the registry says, and no signature covers that (CVE-2021-41190;
+// image-spec, "mediaType").
+func oneMeaning(raw []byte, mediaType string) error {
+	var m struct {
+		MediaType                 string
+		Manifests, Config, Layers json.RawMessage
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return err
+	}
+	if m.MediaType != "" && m.MediaType != mediaType {
+		return fmt.Errorf("it says that it is a %q, not a %q", m.MediaType, mediaType)
+	}
+	if m.Manifests != nil && (m.Config != nil || m.Layers != nil) {
+		return errors.New("it is a manifest and an index in one")
+	}
+	return nil
 }
 
 // Layers returns the data layers by their number in the index.

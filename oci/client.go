@@ -160,6 +160,7 @@ func (c *Client) remote(ctx context.Context, ref Reference) (*remote.Repository,
 	repo.PlainHTTP = c.usePlain(ctx, ref)
 	repo.SkipReferrersGC = true
 	repo.ReferrerListMaxPages = maxReferrerPages
+	repo.TagListMaxPages = maxTagPages
 	repo.MaxMetadataBytes = maxManifest
 	return repo, nil
 }

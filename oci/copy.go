@@ -140,7 +140,7 @@ func (c *Client) copy(ctx context.Context, src, dst Reference, o CopyOptions) (_
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, to.Close()) }()
+	defer func() { err = to.end(err) }()
 	d, err := from.Resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -376,7 +376,11 @@ func (r *Repo) sharedTags(ctx context.Context, d ocispec.Descriptor) ([]string, 
 		if t == r.Ref.Tag {
 			continue
 		}
-		if td, err := r.store.Resolve(ctx, t); err == nil && td.Digest == d.Digest {
+		td, err := r.store.Resolve(ctx, t)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err // it may be one of them
+		}
+		if err == nil && td.Digest == d.Digest {
 			shared = append(shared, t)
 		}
 	}

@@ -212,7 +212,7 @@ func (c *Client) repack(ctx context.Context, ref Reference, minUse float64, prog
 	if p.repo, err = c.open(ctx, ref, forWrite); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.repo.Close()) }()
+	defer func() { err = p.repo.end(err) }()
 	a, err := p.repo.Artifact(ctx)
 	if err != nil {
 		return nil, err
@@ -253,6 +253,12 @@ func (c *Client) repack(ctx context.Context, ref Reference, minUse float64, prog
 	d.ArtifactType = m.ArtifactType
 	if err := p.repo.pushManifest(ctx, d, raw); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	// It took its time: what was pushed meanwhile is not to be undone.
+	if now, err := p.repo.Resolve(ctx); err != nil {
+		return nil, err
+	} else if now.Digest != a.Descriptor.Digest {
+		return nil, fmt.Errorf("the tag has moved to %s meanwhile and stays there; repack that", now.Digest)
 	}
 	if err := p.repo.tag(ctx, d, raw, ref.Tag); err != nil {
 		return nil, fmt.Errorf("tag: %w", err)

@@ -37,6 +37,7 @@ const (
 	maxIndex    = 2 << 30
 
 	maxReferrerPages = 1000
+	maxTagPages      = 10_000
 	maxLayer         = 1 << 48 // so that maxLayers of them add up
 )
 

@@ -107,7 +107,7 @@ func (p *push) run(ctx context.Context, dir string) (_ *Pushed, err error) {
 	if p.repo, err = p.client.open(ctx, p.ref, forWrite); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.repo.Close()) }()
+	defer func() { err = p.repo.end(err) }()
 	if err := p.findBase(ctx, manual.Kind); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -118,6 +119,15 @@ func (r *Repo) Close() error {
 	return nil
 }
 
+// end closes the repo after an operation that ended with err. An archive of
+// what failed halfway is not kept.
+func (r *Repo) end(err error) error {
+	if err != nil && r.write != nil {
+		r.write.fail(err)
+	}
+	return errors.Join(err, r.Close())
+}
+
 // writer returns the store for writing.
 func (r *Repo) writer() (interface {
 	content.Pusher
@@ -215,8 +225,29 @@ func transient(err error) bool {
 }
 
 // unseekable hides everything of a body but Read, so that it is retried in
-// one place, and with a new upload session.
-type unseekable struct{ io.Reader }
+// one place, and with a new upload session. A registry may answer before it
+// has read everything, and net/http goes on reading for a while: end keeps it
+// from a body that is sent again, or whose memory is another's by now.
+type unseekable struct {
+	r     io.Reader
+	mu    sync.Mutex
+	ended bool
+}
+
+func (u *unseekable) Read(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return 0, errors.New("the transfer has ended")
+	}
+	return u.r.Read(p)
+}
+
+func (u *unseekable) end() {
+	u.mu.Lock()
+	u.ended = true
+	u.mu.Unlock()
+}
 
 // pushBlob stores a blob unless it is there; sent is false if it was. A
 // registry that lost the connection is asked again before anything is sent again.
@@ -238,7 +269,9 @@ func (r *Repo) pushBlob(ctx context.Context, d ocispec.Descriptor, body io.ReadS
 			return err
 		}
 		sent = true
-		return w.Push(ctx, d, unseekable{body})
+		u := &unseekable{r: body}
+		defer u.end()
+		return w.Push(ctx, d, u)
 	})
 	if err != nil {
 		return false, fmt.Errorf("push blob %s: %w", d.Digest, err)
@@ -291,6 +324,17 @@ func (r *Repo) openRange(ctx context.Context, d ocispec.Descriptor, offset, leng
 		}
 		return &sizedBlob{rc, d.Size}, offset > 0, nil
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	rc, whole, err = r.requestRange(ctx, d, offset, length)
+	if err != nil {
+		cancel(nil)
+		return nil, false, err
+	}
+	return newSteadyBody(ctx, cancel, rc), whole, nil
+}
+
+// requestRange is openRange for a registry.
+func (r *Repo) requestRange(ctx context.Context, d ocispec.Descriptor, offset, length int64) (rc io.ReadCloser, whole bool, err error) {
 	ref := r.remote.Reference
 	ref.Reference = d.Digest.String()
 	ctx = auth.AppendRepositoryScope(ctx, ref, auth.ActionPull)
@@ -323,6 +367,43 @@ func (r *Repo) openRange(ctx context.Context, d ocispec.Descriptor, offset, leng
 	}
 	defer resp.Body.Close()
 	return nil, false, responseError(resp)
+}
+
+// maxSilence is how long a registry may send nothing of a blob that it has
+// begun to send; after that the transfer is begun again. Tests shorten it.
+var maxSilence = 2 * time.Minute
+
+var errSilent = fmt.Errorf("the registry sends no more: %w", os.ErrDeadlineExceeded)
+
+// steadyBody is the body of a response that ends with an error when nothing of
+// it comes for maxSilence.
+type steadyBody struct {
+	io.ReadCloser
+	ctx    context.Context // of the request
+	cancel context.CancelCauseFunc
+	timer  *time.Timer // runs during a Read
+}
+
+func newSteadyBody(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser) *steadyBody {
+	t := time.AfterFunc(maxSilence, func() { cancel(errSilent) })
+	t.Stop()
+	return &steadyBody{body, ctx, cancel, t}
+}
+
+func (b *steadyBody) Read(p []byte) (int, error) {
+	b.timer.Reset(maxSilence)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err != nil && err != io.EOF && context.Cause(b.ctx) == errSilent {
+		err = errSilent
+	}
+	return n, err
+}
+
+func (b *steadyBody) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 // sizedBlob is a blob of a layout or archive with left bytes to come. That it

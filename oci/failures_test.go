@@ -1,0 +1,171 @@
+package oci
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mpack/layout"
+)
+
+// A registry may answer before it has read an upload, and net/http goes on
+// reading; whose the body is has given its memory back by then.
+func TestNoBodyIsReadAfterItsTransferHasEnded(t *testing.T) {
+	body := strings.NewReader("layer")
+	u := &unseekable{r: body}
+	if n, err := u.Read(make([]byte, 2)); n != 2 || err != nil {
+		t.Fatalf("read %d bytes: %v", n, err)
+	}
+	u.end()
+	if n, err := u.Read(make([]byte, 2)); n != 0 || err == nil || err == io.EOF || body.Len() != 3 {
+		t.Errorf("read %d bytes after the end: %v", n, err)
+	}
+}
+
+// brokenTags serves a repository whose tags v1 and v2 are one manifest. It
+// removes no tag alone, and fails when asked for v2.
+func brokenTags(t *testing.T, deleted *[]string) string {
+	digest := descriptor("", []byte("{}")).Digest.String()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/v2/":
+		case strings.HasSuffix(r.URL.Path, "/tags/list"):
+			_, _ = io.WriteString(w, `{"tags":["v1","v2"]}`)
+		case r.Method == http.MethodDelete && strings.Contains(r.URL.Path, "sha256:"):
+			*deleted = append(*deleted, r.URL.Path)
+			w.WriteHeader(http.StatusAccepted)
+		case r.Method == http.MethodDelete:
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		case strings.HasSuffix(r.URL.Path, "/v2"):
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			w.Header().Set("Docker-Content-Digest", digest)
+			w.Header().Set("Content-Length", "2")
+			_, _ = io.WriteString(w, "{}")
+		}
+	}))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+func TestNothingIsRemovedThatAnotherTagMayName(t *testing.T) {
+	var deleted []string
+	host := brokenTags(t, &deleted)
+	if _, err := testClient(t).Remove(t.Context(), reference(t, host+"/team/model:v1")); err == nil || len(deleted) > 0 {
+		t.Errorf("removed %v: %v", deleted, err)
+	}
+}
+
+func TestARepackDoesNotUndoAPush(t *testing.T) {
+	c := testClient(t)
+	host, _ := registryFor(t)
+	ref := reference(t, host+"/team/model:v1")
+	push := func(dir string, o PushOptions) *Pushed {
+		t.Helper()
+		p, err := c.Push(t.Context(), ref, dir, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	first, second, other := t.TempDir(), t.TempDir(), t.TempDir()
+	parts(t, first, numbered(1, 12)...)
+	parts(t, second, numbered(1, 8)...)
+	parts(t, other, 100)
+	push(first, PushOptions{})
+	push(second, PushOptions{}) // uses but a part of the layer of the first
+	var moved *Pushed
+	_, err := c.Repack(t.Context(), ref, 1, func(layout.Delta) {
+		if moved == nil {
+			moved = push(other, PushOptions{Base: BaseNone})
+		}
+	})
+	if moved == nil {
+		t.Fatal("nothing was repacked")
+	}
+	r, errOpen := c.Open(t.Context(), ref)
+	if errOpen != nil {
+		t.Fatal(errOpen)
+	}
+	if d, errResolve := r.Resolve(t.Context()); err == nil || errResolve != nil || d.Digest != moved.Descriptor.Digest {
+		t.Errorf("the tag is %s, not the %s that was pushed meanwhile; repack: %v", d.Digest, moved.Descriptor.Digest, err)
+	}
+}
+
+func TestABlobThatStopsComingIsAnError(t *testing.T) {
+	silence := maxSilence
+	maxSilence = 50 * time.Millisecond
+	defer func() { maxSilence = silence }()
+	done := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2/" {
+			return
+		}
+		w.Header().Set("Content-Length", "100")
+		_, _ = io.WriteString(w, "begun")
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-done:
+		case <-r.Context().Done():
+		}
+	}))
+	defer s.Close()
+	defer close(done)
+	r, err := testClient(t).Open(t.Context(), reference(t, strings.TrimPrefix(s.URL, "http://")+"/team/model:v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := descriptor(TypeLayer, make([]byte, 100))
+	rc, _, err := r.openRange(t.Context(), d, 0, d.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if b, err := io.ReadAll(rc); string(b) != "begun" || !errors.Is(err, errSilent) || !transient(err) {
+		t.Errorf("read %q: %v", b, err)
+	}
+}
+
+func TestAnArchiveOfWhatFailedIsNotKept(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "a.tar")
+	r, err := testClient(t).open(t.Context(), reference(t, "oci-archive:"+name+":v1"), forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := []byte("{}")
+	if err := r.pushManifest(t.Context(), descriptor("application/vnd.oci.image.manifest.v1+json", b), b); err != nil {
+		t.Fatal(err)
+	}
+	cause := errors.New("the source has gone")
+	if err := r.end(cause); !errors.Is(err, cause) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(name)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+func TestADocumentOfTwoMeaningsIsRefused(t *testing.T) {
+	const manifest, index = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
+	for _, c := range []struct {
+		raw, mediaType string
+		ok             bool
+	}{
+		{`{"mediaType":"` + manifest + `","config":{},"layers":[]}`, manifest, true},
+		{`{"mediaType":"` + manifest + `","config":{},"layers":[]}`, index, false},
+		{`{"manifests":[]}`, index, true},
+		{`{"manifests":[],"layers":[]}`, index, false},
+		{`{"manifests":[],"config":{}}`, manifest, false},
+	} {
+		if err := oneMeaning([]byte(c.raw), c.mediaType); (err == nil) != c.ok {
+			t.Errorf("%s as %s: %v", c.raw, c.mediaType, err)
+		}
+	}
+}
