@@ -116,7 +116,7 @@ func verifyFlags() []cli.Flag {
 }
 
 func policyFlag() cli.Flag {
-	return stringFlag("policy", "hold to the ClusterImagePolicies in `FILE`; binding for every pull where the variable is set")
+	return stringFlag("policy", "hold to the ClusterImagePolicies in `FILE`; those of the variable bind every pull, beside any of the flag")
 }
 
 func verifier(c *cli.Context) signing.Verifier {
@@ -147,7 +147,7 @@ func verifier(c *cli.Context) signing.Verifier {
 type demand struct {
 	client    *oci.Client
 	verifier  *signing.Verifier // nil: no signer is named
-	policy    *signing.Policy   // nil: none
+	policies  []*signing.Policy // all must let it pass
 	signedAnn map[string]string
 	offline   bool
 	root      string
@@ -160,14 +160,21 @@ func demanded(c *cli.Context, client *oci.Client, asked bool) (*demand, error) {
 	if v.Key != "" || len(v.Identities) > 0 {
 		d.verifier = &v
 	}
-	if file := c.String("policy"); file != "" {
+	file, binding := c.String("policy"), os.Getenv(env("policy")[0])
+	if binding == file {
+		binding = "" // the flag has it from there
+	}
+	for _, file := range []string{file, binding} {
+		if file == "" {
+			continue
+		}
 		p, err := signing.LoadPolicy(file)
 		if err != nil {
 			return nil, err
 		}
-		d.policy = p
+		d.policies = append(d.policies, p)
 	}
-	if asked && d.verifier == nil && d.policy == nil {
+	if asked && d.verifier == nil && d.policies == nil {
 		return nil, usagef("say whose signature: --key, --certificate-identity with --certificate-oidc-issuer, or --policy; mpack verify --help shows how")
 	}
 	return d, nil
@@ -177,7 +184,7 @@ func demanded(c *cli.Context, client *oci.Client, asked bool) (*demand, error) {
 // nothing is demanded.
 func gate(c *cli.Context, client *oci.Client) (func(context.Context, *oci.Repo, ocispec.Descriptor) error, error) {
 	d, err := demanded(c, client, c.Bool("verify"))
-	if err != nil || d.verifier == nil && d.policy == nil {
+	if err != nil || d.verifier == nil && d.policies == nil {
 		return nil, err
 	}
 	return func(ctx context.Context, r *oci.Repo, at ocispec.Descriptor) error {
@@ -211,13 +218,17 @@ func (d *demand) check(ctx context.Context, r *oci.Repo, at ocispec.Descriptor) 
 		}
 		out.Signatures = sigs
 	}
-	if d.policy != nil {
+	for _, p := range d.policies {
 		o := signing.CheckOptions{Reference: r.Ref.String(), TrustedRoot: d.root, Offline: d.offline, Source: d.source}
-		decision, err := d.policy.Check(ctx, s, o)
+		decision, err := p.Check(ctx, s, o)
 		if err != nil {
 			return nil, err
 		}
-		out.Decision = decision
+		if out.Decision == nil {
+			out.Decision = new(signing.Decision)
+		}
+		out.Decision.Matches = append(out.Decision.Matches, decision.Matches...)
+		out.Decision.Warnings = append(out.Decision.Warnings, decision.Warnings...)
 	}
 	return out, nil
 }

@@ -81,3 +81,43 @@ func TestALayoutIsNotPulledIntoItself(t *testing.T) {
 		}
 	}
 }
+
+func TestAPolicyOfTheEnvironmentBindsBesideTheFlag(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	work := t.TempDir()
+	policy := func(name, action string) string {
+		file := filepath.Join(work, name+".yaml")
+		text := "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: " + name +
+			"}\nspec:\n  images: [{glob: '**'}]\n  authorities: [{static: {action: " + action + "}}]\n"
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	pass, deny := policy("pass", "pass"), policy("deny", "fail")
+	s, err := startRegistry("127.0.0.1:0", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	ref := s.addr + "/team/policies:v1"
+	if code, _, errs := mpack(t, "push", "-q", ref, work); code != exitOK {
+		t.Fatal(errs)
+	}
+	for _, c := range []struct {
+		variable, flag string
+		code           int
+	}{
+		{"", pass, exitOK}, {"", deny, exitVerify}, {pass, pass, exitOK},
+		{pass, deny, exitVerify}, {deny, pass, exitVerify}, {deny, "", exitVerify},
+	} {
+		t.Setenv("MPACK_POLICY", c.variable)
+		line := []string{"cat", ref, "pass.yaml"}
+		if c.flag != "" {
+			line = append(line, "--policy", c.flag)
+		}
+		if code, out, errs := mpack(t, line...); code != c.code || (code != exitOK && out != "") {
+			t.Errorf("MPACK_POLICY=%s --policy %s: exit code %d, want %d: %s", filepath.Base(c.variable), filepath.Base(c.flag), code, c.code, errs)
+		}
+	}
+}
