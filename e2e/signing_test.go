@@ -569,7 +569,10 @@ func TestVerifyADirectory(t *testing.T) {
 	mpack(t, "pull", ref, "-o", dir)
 	bySignature := filepath.Join(t.TempDir(), "model.sig")
 	ok(t, withPassword(t, "sign", "--key", private, "--tlog-upload=false", "--dir", dir, "--signature", bySignature))
-	for name, with := range map[string][]string{"artifact": {ref}, "model.sig": {"--signature", bySignature}} {
+	attached := filepath.Join(t.TempDir(), "attached.sig")
+	fails(t, 5, nil, "verify", "--insecure-ignore-tlog", "--key", another, "--output-signature", attached, ref)
+	mpack(t, "verify", "--insecure-ignore-tlog", "--key", public, "--output-signature", attached, ref)
+	for name, with := range map[string][]string{"artifact": {ref}, "model.sig": {"--signature", bySignature}, "attached": {"--signature", attached}} {
 		t.Run(name, func(t *testing.T) {
 			verify := append([]string{"verify", "--insecure-ignore-tlog", "--dir", dir}, with...)
 			mpack(t, append(verify, "--key", public)...)

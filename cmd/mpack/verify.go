@@ -38,6 +38,7 @@ Examples:
   mpack verify --key cosign.pub --insecure-ignore-tlog --dir ./model registry.example.com/team/model:v3
   mpack verify --certificate-identity ci@example.com --certificate-oidc-issuer https://issuer.example.com \
     registry.example.com/team/model:v3
+  mpack verify --key cosign.pub --output-signature model.sig registry.example.com/team/model:v3
   mpack verify --policy policy.yaml registry.example.com/team/model:v3
   mpack verify --key cosign.pub --insecure-ignore-tlog --dir ./model`,
 		Flags: flags(verifyFlags(), []cli.Flag{
@@ -45,6 +46,7 @@ Examples:
 			listFlag("annotation", "`KEY=VALUE` must have been signed with the digest", "a"),
 			stringFlag("dir", "compare the files of `DIR` with what was signed"),
 			stringFlag("signature", "model signature of --dir; default: `FILE` DIR/model.sig"),
+			stringFlag("output-signature", "write the artifact's model signature, verified, to `FILE`"),
 			formatFlag(), boolFlag("quiet", "print nothing but the result", "q"),
 		}, registryFlags()),
 		Action: verify,
@@ -84,7 +86,44 @@ func verify(c *cli.Context) error {
 			return fmt.Errorf("verify %s: %w", ref, err)
 		}
 	}
+	if out := c.String("output-signature"); out != "" {
+		if err := extractModelSignature(c, r, d, want.verifier, out); err != nil {
+			return fmt.Errorf("verify %s: %w", ref, err)
+		}
+	}
 	return printVerified(c, r, d, held)
+}
+
+// extractModelSignature writes the model signature that sign attached, for the
+// model_signing CLI to read, if it holds and is about the artifact's files.
+func extractModelSignature(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, v *signing.Verifier, out string) error {
+	if v == nil {
+		return usagef("--output-signature needs --key, or --certificate-identity with --certificate-oidc-issuer")
+	}
+	a, err := r.ArtifactAt(c.Context, d)
+	if err != nil {
+		return err
+	}
+	ix, err := a.Index(c.Context)
+	if err != nil {
+		return err
+	}
+	files, _ := fileDigests(ix)
+	bundles, err := signing.ModelBundles(c.Context, subject(r, d))
+	if err != nil {
+		return err
+	}
+	why := error(&signing.VerificationError{Subject: string(d.Digest), Reason: signing.NoSignature, Err: errors.New("there is no model signature")})
+	for _, b := range bundles {
+		var m *signing.Model
+		if m, why = signing.VerifyModel(c.Context, b, *v); why == nil {
+			why = m.Compare(files)
+		}
+		if why == nil {
+			return os.WriteFile(out, b, 0o644)
+		}
+	}
+	return why
 }
 
 // compareDirectory checks the files of a directory against an artifact.
