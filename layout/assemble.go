@@ -513,8 +513,9 @@ func (a *assembly) commit(ctx context.Context, t *target, f *os.File) error {
 	how := missing
 	var err error
 	if t.inStore {
-		if err = a.opts.Store.finish(f, t.File); err == nil {
-			how, err = a.opts.Store.take(ctx, a.w, t.File, t.key(), true)
+		var ours bool
+		if ours, err = a.opts.Store.finish(f, t.File); err == nil {
+			how, err = a.opts.Store.take(ctx, a.w, t.File, t.key(), ours)
 		}
 		if err == nil && how < copied {
 			err = tree.ErrChanged

@@ -80,16 +80,17 @@ func (s *FileStore) part(f *File) (p *os.File, resumed bool, err error) {
 	return nil, false, err
 }
 
-// finish gives the verified work file p of f its name, and closes it.
-func (s *FileStore) finish(p *os.File, f *File) error {
-	err := errors.Join(p.Chmod(0o444), p.Close()) // Windows does not move an open file
+// finish gives the verified work file p of f its name, and closes it. ours is
+// false if another process was faster: what has the name then nobody verified.
+func (s *FileStore) finish(p *os.File, f *File) (ours bool, err error) {
+	err = errors.Join(p.Chmod(0o444), p.Close()) // Windows does not move an open file
 	if err == nil {
 		err = os.Rename(p.Name(), s.Name(f.SHA256))
 	}
 	if err != nil && s.Has(f) {
-		return nil // another was faster
+		return false, nil
 	}
-	return err
+	return true, err
 }
 
 // Has reports whether a file seems to be there.

@@ -1,12 +1,16 @@
 package layout_test
 
 import (
+	"bytes"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
 	"mpack/layout"
+	"mpack/layout/tree"
 )
 
 // stored makes options of a store that knows artifacts.
@@ -140,5 +144,33 @@ func TestAFileThatIsRightServesItsChunks(t *testing.T) {
 	same(t, dir, out)
 	if b.fetched > 5<<19 {
 		t.Errorf("fetched %d bytes for one tensor of 2 MiB", b.fetched)
+	}
+}
+
+// Another process may give a file its name in the store first; what it put
+// there is not what this one has verified.
+func TestWhatAnotherPutIntoTheStoreIsVerified(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "large.bin", random(1, 3<<20))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	o := stored(t.TempDir(), layout.LinkCopy)
+	sum := p.Index.Files[0].SHA256
+	fetch := func(ctx context.Context, n int, offset, length int64) (io.ReadCloser, bool, error) {
+		if err := os.Remove(o.Store.Part(sum)); err == nil {
+			write(t, o.Store.Dir, sum.String(), bytes.Repeat([]byte("x"), 3<<20))
+		}
+		return b.from(p.Layers)(ctx, n, offset, length)
+	}
+	out := t.TempDir()
+	w, err := tree.NewWriter(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, fetch, o); err == nil {
+		same(t, dir, out)
+	}
+	if _, err := os.Stat(filepath.Join(out, "large.bin")); err == nil {
+		same(t, dir, out)
 	}
 }
