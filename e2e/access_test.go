@@ -171,6 +171,31 @@ func TestCredentialHelpers(t *testing.T) {
 	failing(t, 4, nil, command(t, environ, "inspect", ref))
 }
 
+// The registry that an artifact comes from is not told the password of the one
+// it goes to.
+func TestPasswordsAreForOneRegistry(t *testing.T) {
+	tree, to := small(t), private(t)["basic"]
+	from := wired(t, bed.Mpack)
+	push(t, from.Addr+"/team/m:v1", tree)
+	var told atomic.Bool
+	from.Refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Authorization") != "" {
+			told.Store(true)
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="give it to me"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	}
+	copied := []string{"copy", "-u", bed.User, "-p", bed.Password, from.Addr + "/team/m:v1", to + "/team/m:v1"}
+	fails(t, 4, nil, copied...)
+	if told.Load() {
+		t.Error("the source was told the password of the destination")
+	}
+	from.Refuse = nil
+	mpack(t, copied...)
+}
+
 func TestPasswordsStayOutOfTheDebugLog(t *testing.T) {
 	tree := small(t)
 	for name, addr := range private(t) {

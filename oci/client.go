@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -25,11 +26,14 @@ type Options struct {
 	PlainHTTP   bool   // HTTP where the registry is not on this machine
 	Insecure    bool   // TLS certificates are not checked
 	CAFile      string // PEM certificates to trust beside the system's
-	Username    string // overrides what Docker's config says
+	Username    string // overrides what Docker's config says of CredentialHost
 	Password    string
 	Concurrency int    // transfers at once; 0: 4
 	UserAgent   string // "" is "mpack"
-	Debug       func(format string, args ...any)
+	// CredentialHost is the registry that Username and Password are for; no
+	// other is told them.
+	CredentialHost string
+	Debug          func(format string, args ...any)
 }
 
 // Client reaches registries, layouts and archives. It is safe for concurrent use.
@@ -88,7 +92,9 @@ func NewClient(o Options) (*Client, error) {
 }
 
 func (c *Client) credential(ctx context.Context, host string) (auth.Credential, error) {
-	if c.opts.Username != "" || c.opts.Password != "" {
+	// A hostile registry that an artifact is copied from must not be told the password of the one it goes to.
+	given := registry.Reference{Registry: c.opts.CredentialHost}
+	if (c.opts.Username != "" || c.opts.Password != "") && host == given.Host() {
 		return auth.Credential{Username: c.opts.Username, Password: c.opts.Password}, nil
 	}
 	return credentials.Credential(c.creds)(ctx, host)

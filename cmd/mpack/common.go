@@ -39,7 +39,7 @@ func registryFlags() []cli.Flag {
 		boolFlag("plain-http", "talk HTTP to the registry (localhost and 127.0.0.0/8 are tried that way first)"),
 		boolFlag("insecure", "do not check TLS certificates"),
 		stringFlag("ca-file", "trust the PEM certificates in `FILE` too"),
-		stringFlag("username", "user `NAME`, instead of what docker login or mpack login kept", "u"),
+		stringFlag("username", "user `NAME`, instead of what docker login or mpack login kept; of copy, DST's", "u"),
 		stringFlag("password", "password; visible to other users of this machine, prefer --password-stdin", "p"),
 		boolFlag("password-stdin", "read the password from standard input"),
 		boolFlag("debug", "log every request to standard error"),
@@ -87,6 +87,8 @@ func clientOptions(c *cli.Context) (oci.Options, error) {
 		Password:    c.String("password"),
 		Concurrency: c.Int("concurrency"),
 		UserAgent:   "mpack/" + buildVersion(),
+
+		CredentialHost: credentialHost(c),
 	}
 	if c.Int("concurrency") < 1 {
 		return o, usagef("--concurrency %d: want at least 1", c.Int("concurrency"))
@@ -105,6 +107,25 @@ func clientOptions(c *cli.Context) (oci.Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// credentialHost returns the registry that -u and -p are for: the one that is
+// written to, else the first that is named. Others get what Docker's config
+// says, so that a registry copied from is not told the password of another.
+func credentialHost(c *cli.Context) string {
+	args := c.Args().Slice()
+	if c.Command.Name == "copy" {
+		args = append(args[min(1, len(args)):], args...)
+	}
+	for _, a := range args {
+		if fi, err := os.Stat(a); err == nil && fi.IsDir() {
+			continue // of diff, and of push
+		}
+		if ref, err := oci.ParseRepository(a); err == nil && ref.Scheme == oci.Registry {
+			return ref.Host
+		}
+	}
+	return ""
 }
 
 // readPassword reads what a pipe gives, without the line's end.
