@@ -84,11 +84,21 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Docker's config: %w", err)
 	}
-	rt := retry.NewTransport(&logged{tr, o.Debug})
+	rt := &retry.Transport{Base: &logged{tr, o.Debug}, Policy: func() retry.Policy { return patience }}
 	c := &Client{opts: o, http: &http.Client{Transport: rt}, creds: store, plain: map[string]bool{}}
 	c.auth = &auth.Client{Client: c.http, Cache: auth.NewCache(), Credential: c.credential}
 	c.auth.SetUserAgent(o.UserAgent)
 	return c, nil
+}
+
+// patience is oras-go's default, but waits for as long as a registry's
+// Retry-After says, up to a minute.
+var patience = &retry.GenericPolicy{
+	Retryable: retry.DefaultPredicate,
+	Backoff:   retry.DefaultBackoff,
+	MinWait:   200 * time.Millisecond,
+	MaxWait:   time.Minute,
+	MaxRetry:  5,
 }
 
 func (c *Client) credential(ctx context.Context, host string) (auth.Credential, error) {
