@@ -33,24 +33,13 @@ func NewFlipper(to string) (*Flipper, error) {
 		return nil, err
 	}
 	f := &Flipper{Addr: l.Addr().String(), listener: l}
-	go func() {
-		for {
-			front, err := l.Accept()
-			if err != nil {
-				return // closed
-			}
-			back, err := net.Dial("tcp", to)
-			if err != nil {
-				front.Close()
-				continue
-			}
-			go func() {
-				_, _ = io.Copy(back, front) // a connection that breaks is the client's to report
-				back.Close()
-			}()
-			go f.answer(front, back)
-		}
-	}()
+	go relay(l, to, func(front, back net.Conn) {
+		go func() {
+			_, _ = io.Copy(back, front) // a connection that breaks is the client's to report
+			back.Close()
+		}()
+		go f.answer(front, back)
+	})
 	return f, nil
 }
 

@@ -28,23 +28,31 @@ func NewMeter(host, to string) (*Meter, error) {
 		return nil, err
 	}
 	m := &Meter{Addr: l.Addr().String(), listener: l}
-	go func() {
-		for {
-			front, err := l.Accept()
-			if err != nil {
-				return // closed
-			}
-			back, err := net.Dial("tcp", to)
-			if err != nil {
-				front.Close()
-				continue
-			}
-			m.open.Add(2)
-			go m.pass(front.(*net.TCPConn), back.(*net.TCPConn))
-			go m.pass(back.(*net.TCPConn), front.(*net.TCPConn))
-		}
-	}()
+	go relay(l, to, m.begin)
 	return m, nil
+}
+
+func (m *Meter) begin(front, back net.Conn) {
+	m.open.Add(2)
+	go m.pass(front.(*net.TCPConn), back.(*net.TCPConn))
+	go m.pass(back.(*net.TCPConn), front.(*net.TCPConn))
+}
+
+// relay gives begin each connection that l accepts, with one to the address
+// behind it, until l is closed.
+func relay(l net.Listener, to string, begin func(front, back net.Conn)) {
+	for {
+		front, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		back, err := net.Dial("tcp", to)
+		if err != nil {
+			front.Close()
+			continue
+		}
+		begin(front, back)
+	}
 }
 
 func (m *Meter) pass(dst, src *net.TCPConn) {
