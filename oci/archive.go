@@ -85,7 +85,7 @@ func (w *archiveWriter) Push(_ context.Context, d ocispec.Descriptor, r io.Reade
 		return err
 	}
 	w.blobs[string(d.Digest)] = true
-	if d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex {
+	if isManifest(d) {
 		w.roots = append(w.roots, d)
 	}
 	return nil

@@ -230,7 +230,11 @@ func (c *Client) copy(ctx context.Context, src, dst Reference, o CopyOptions) (_
 }
 
 func isManifest(d ocispec.Descriptor) bool {
-	return d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == ocispec.MediaTypeImageIndex
+	switch d.MediaType {
+	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, dockerManifest, dockerList, oldArtifact:
+		return true
+	}
+	return false
 }
 
 // Tag gives what ref names further tags.
@@ -336,7 +340,7 @@ func (c *Client) Remove(ctx context.Context, ref Reference) (ocispec.Descriptor,
 }
 
 func (c *Client) remove(ctx context.Context, ref Reference) (ocispec.Descriptor, error) {
-	r, err := c.open(ctx, ref, forRead)
+	r, err := c.open(ctx, ref, forRemove)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}

@@ -66,7 +66,13 @@ func TestNothingIsRemovedThatAnotherTagMayName(t *testing.T) {
 func TestARepackDoesNotUndoAPush(t *testing.T) {
 	c := testClient(t)
 	host, _ := registryFor(t)
-	ref := reference(t, host+"/team/model:v1")
+	for _, name := range []string{host + "/team/model:v1", "oci:" + t.TempDir() + ":v1"} {
+		aRepackDoesNotUndoAPush(t, c, reference(t, name))
+	}
+}
+
+func aRepackDoesNotUndoAPush(t *testing.T, c *Client, ref Reference) {
+	t.Helper()
 	push := func(dir string, o PushOptions) *Pushed {
 		t.Helper()
 		p, err := c.Push(t.Context(), ref, dir, o)

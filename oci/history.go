@@ -254,8 +254,14 @@ func (c *Client) repack(ctx context.Context, ref Reference, minUse float64, prog
 	if err := p.repo.pushManifest(ctx, d, raw); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	// It took its time: what was pushed meanwhile is not to be undone.
-	if now, err := p.repo.Resolve(ctx); err != nil {
+	// It took its time: what was pushed meanwhile is not to be undone. A layout
+	// or archive is as it was opened, so it is opened anew.
+	fresh, err := c.Open(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer fresh.Close()
+	if now, err := fresh.Resolve(ctx); err != nil {
 		return nil, err
 	} else if now.Digest != a.Descriptor.Digest {
 		return nil, fmt.Errorf("the tag has moved to %s meanwhile and stays there; repack that", now.Digest)

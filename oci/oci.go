@@ -29,6 +29,13 @@ const (
 	TypeLayer  = "application/vnd.mpack.layer.v1+zstd"
 )
 
+// Media types of others' manifests.
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	oldArtifact    = "application/vnd.oci.artifact.manifest.v1+json" // of image-spec 1.1's release candidates
+)
+
 // Limits of what is read from, and sent to, a registry.
 const (
 	maxManifest = 4 << 20 // bytes, what registries accept

@@ -41,7 +41,7 @@ type Repo struct {
 	client *Client
 	store  store
 	remote *remote.Repository // of a registry
-	layout *oci.Store         // of a layout
+	layout *imageLayout       // of a layout
 	write  *archiveWriter     // of an archive that is written
 	cache  *Store             // asked before store for manifests and small blobs; may be nil
 }
@@ -52,6 +52,7 @@ type mode int
 const (
 	forRead mode = iota
 	forWrite
+	forRemove
 )
 
 // Open opens what ref names for reading.
@@ -69,12 +70,12 @@ func (c *Client) open(ctx context.Context, ref Reference, m mode) (*Repo, error)
 		}
 		r.remote, r.store = repo, repo
 	case Layout:
-		if m == forRead {
+		if m != forWrite {
 			if _, err := os.Stat(filepath.Join(ref.Path, ocispec.ImageLayoutFile)); err != nil {
 				return nil, fmt.Errorf("%s: %w: no OCI layout there", ref.Name(), ErrNotFound)
 			}
 		}
-		s, err := oci.NewWithContext(ctx, ref.Path)
+		s, err := openLayout(ctx, ref.Path, m)
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", ref.Name(), damaged(err))
 		}
@@ -113,8 +114,11 @@ func damaged(err error) error {
 
 // Close ends the use of the repo.
 func (r *Repo) Close() error {
-	if r.write != nil {
+	switch {
+	case r.write != nil:
 		return r.write.Close()
+	case r.layout != nil:
+		return r.layout.Close()
 	}
 	return nil
 }

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -86,27 +85,11 @@ func openStore(ctx context.Context, dir string, link layout.LinkMode, shared boo
 	if s.lock, err = flock(ctx, filepath.Join(dir, "lock"), shared); err != nil {
 		return nil, err
 	}
-	if err := s.init(ctx); err != nil {
+	if err := initLayout(ctx, dir); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
-}
-
-// init writes what makes a directory an OCI layout.
-func (s *Store) init(ctx context.Context) error {
-	name := filepath.Join(s.dir, ocispec.ImageLayoutFile)
-	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := s.change(ctx, func(ds []ocispec.Descriptor) []ocispec.Descriptor { return ds }); err != nil {
-		return err
-	}
-	b, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
-	if err != nil {
-		return err
-	}
-	return s.write(name, b)
 }
 
 // Close lets the store go.
@@ -115,7 +98,7 @@ func (s *Store) Close() error { return s.lock.Close() }
 // flock takes the lock of a file, waiting for it. It is held until the file is
 // closed.
 func flock(ctx context.Context, name string, shared bool) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, err
 	}
@@ -135,20 +118,6 @@ func flock(ctx context.Context, name string, shared bool) (*os.File, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-// write makes a file have its name when it is complete.
-func (s *Store) write(name string, b []byte) error {
-	f, err := os.CreateTemp(s.files.Dir, "tmp-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
 
 func (s *Store) blobName(d digest.Digest) string {
@@ -177,7 +146,7 @@ func (s *Store) keep(d ocispec.Descriptor, b []byte) error {
 	if s == nil || sha256Digest(string(d.Digest)) != nil {
 		return nil
 	}
-	if err := s.write(s.blobName(d.Digest), b); err != nil {
+	if err := writeWhole(s.files.Dir, s.blobName(d.Digest), b, false); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	return nil
@@ -185,41 +154,11 @@ func (s *Store) keep(d ocispec.Descriptor, b []byte) error {
 
 // list returns what index.json lists.
 func (s *Store) list() ([]ocispec.Descriptor, error) {
-	f, err := os.Open(filepath.Join(s.dir, ocispec.ImageIndexFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	ix, err := readIndex(s.dir)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var ix ocispec.Index
-	if err := json.NewDecoder(io.LimitReader(f, maxIndex)).Decode(&ix); err != nil {
-		return nil, fmt.Errorf("%s: %w: remove it, the next pulls write it anew", f.Name(), err)
+		return nil, fmt.Errorf("%w: remove it, the next pulls write it anew", err)
 	}
 	return slices.DeleteFunc(ix.Manifests, func(d ocispec.Descriptor) bool { return sha256Digest(string(d.Digest)) != nil }), nil
-}
-
-// change rewrites index.json.
-func (s *Store) change(ctx context.Context, f func([]ocispec.Descriptor) []ocispec.Descriptor) error {
-	lock, err := flock(ctx, filepath.Join(s.dir, storeLocks, "index"), false)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	ds, err := s.list()
-	if err != nil {
-		return err
-	}
-	ix := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: f(ds)}
-	if ix.Manifests == nil {
-		ix.Manifests = []ocispec.Descriptor{}
-	}
-	b, err := json.Marshal(ix)
-	if err != nil {
-		return err
-	}
-	return s.write(filepath.Join(s.dir, ocispec.ImageIndexFile), b)
 }
 
 // add lists an artifact as pulled now, by the name of ref. What had the name
@@ -229,7 +168,7 @@ func (s *Store) add(ctx context.Context, ref Reference, d ocispec.Descriptor) er
 		ref.Digest = ""
 	}
 	name := ref.String()
-	err := s.change(ctx, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
+	err := changeIndex(ctx, s.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
 		there := false
 		for i := range ds {
 			if ds[i].Annotations[ocispec.AnnotationRefName] != name {
@@ -506,7 +445,7 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (*Pruned, error) {
 		}
 	}
 	// The list first: what it names is there whenever this ends.
-	if err := s.change(ctx, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
+	if err := changeIndex(ctx, s.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
 		return slices.DeleteFunc(ds, func(d ocispec.Descriptor) bool { return gone[d.Digest] })
 	}); err != nil {
 		return nil, err
@@ -603,7 +542,7 @@ func (s *Store) verify(ctx context.Context, p layout.Progress) (*Verified, error
 	}
 	err := g.Wait()
 	if err == nil && len(out.Damaged) > 0 { // a layout lists nothing that is not there
-		err = s.change(ctx, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
+		err = changeIndex(ctx, s.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
 			return slices.DeleteFunc(ds, func(d ocispec.Descriptor) bool {
 				_, err := os.Stat(s.blobName(d.Digest))
 				return errors.Is(err, fs.ErrNotExist)

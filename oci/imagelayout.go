@@ -1,0 +1,311 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry"
+)
+
+// imageLayout is an OCI image layout that several processes may write to at
+// once, and be killed at it. oras-go's store has index.json in memory and
+// writes that over the file: what others have listed meanwhile would be lost.
+// So it does not write it; every change is made here, to the file as it is.
+//
+// Who writes holds a shared lock on the file lock from the first blob to the
+// end, who removes an exclusive one, so that no blob goes that another has just
+// found to be there. Who writes index.json holds locks/index.
+type imageLayout struct {
+	*oci.Store
+	dir string
+
+	mu   sync.Mutex
+	lock *os.File // nil: nothing was written
+}
+
+func openLayout(ctx context.Context, dir string, m mode) (_ *imageLayout, err error) {
+	l := &imageLayout{dir: dir}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if m != forRead {
+		if err := l.hold(ctx, m == forWrite); err != nil {
+			return nil, err
+		}
+	}
+	if m == forWrite {
+		if err := initLayout(ctx, dir); err != nil {
+			return nil, err
+		}
+	}
+	if l.Store, err = oci.NewWithContext(ctx, dir); err != nil {
+		return nil, err
+	}
+	l.AutoSaveIndex = false
+	return l, nil
+}
+
+// hold takes the lock, unless it is held.
+func (l *imageLayout) hold(ctx context.Context, shared bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lock != nil {
+		return nil
+	}
+	err := os.MkdirAll(filepath.Join(l.dir, storeLocks), 0o777)
+	if err == nil {
+		l.lock, err = flock(ctx, filepath.Join(l.dir, "lock"), shared)
+	}
+	return err
+}
+
+// Close lets the layout go.
+func (l *imageLayout) Close() error {
+	if l.lock == nil {
+		return nil
+	}
+	return l.lock.Close()
+}
+
+// Exists implements [content.ReadOnlyStorage]. A manifest that is not listed
+// is not there, as nobody finds it: a process was killed before it listed it.
+func (l *imageLayout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	if isManifest(d) {
+		ix, err := readIndex(l.dir)
+		if err != nil || !slices.ContainsFunc(ix.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == d.Digest }) {
+			return false, err
+		}
+	}
+	return l.Store.Exists(ctx, d)
+}
+
+// Push implements [content.Pusher]. What is there already is as good.
+func (l *imageLayout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	if err := l.hold(ctx, true); err != nil {
+		return err
+	}
+	if err := l.Store.Push(ctx, d, r); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
+		return err
+	}
+	if !isManifest(d) {
+		return nil
+	}
+	return l.list(ctx, d, "")
+}
+
+// Tag implements [content.Tagger].
+func (l *imageLayout) Tag(ctx context.Context, d ocispec.Descriptor, tag string) error {
+	if err := l.hold(ctx, true); err != nil {
+		return err
+	}
+	if err := l.Store.Tag(ctx, d, tag); err != nil {
+		return err
+	}
+	return l.list(ctx, d, tag)
+}
+
+func (l *imageLayout) list(ctx context.Context, d ocispec.Descriptor, name string) error {
+	entry := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType, Platform: d.Platform}
+	if name != "" {
+		entry.Annotations = map[string]string{ocispec.AnnotationRefName: name}
+	}
+	return changeIndex(ctx, l.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
+		return tidy(append(untag(ds, name), entry))
+	})
+}
+
+// Untag removes a tag.
+func (l *imageLayout) Untag(ctx context.Context, tag string) error {
+	if err := l.Store.Untag(ctx, tag); err != nil {
+		return err
+	}
+	return changeIndex(ctx, l.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor { return tidy(untag(ds, tag)) })
+}
+
+// Delete removes a manifest, its tags, what refers to it, and the blobs that
+// nothing else needs. The layout was opened for removing.
+func (l *imageLayout) Delete(ctx context.Context, d ocispec.Descriptor) error {
+	refer, parts, err := l.doomed(ctx, d)
+	if err != nil {
+		return err
+	}
+	var off []ocispec.Descriptor
+	// The list first: what it names is there whenever this ends.
+	err = changeIndex(ctx, l.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
+		return slices.DeleteFunc(ds, func(d ocispec.Descriptor) bool {
+			if refer[d.Digest] || parts[d.Digest] && refName(d) == "" {
+				off = append(off, d)
+				return true
+			}
+			return false
+		})
+	})
+	if err == nil {
+		err = l.Store.Delete(ctx, d)
+	}
+	for _, d := range off {
+		if ok, _ := l.Store.Exists(ctx, d); ok && parts[d.Digest] { // another index holds it too
+			err = errors.Join(err, l.list(ctx, d, ""))
+		}
+	}
+	return err
+}
+
+// doomed returns the manifests that go with d: itself and what refers to it,
+// and parts of these, which go unless something else needs them.
+func (l *imageLayout) doomed(ctx context.Context, d ocispec.Descriptor) (refer, parts map[digest.Digest]bool, err error) {
+	refer, parts = map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	var visit func(d ocispec.Descriptor, seen map[digest.Digest]bool) error
+	visit = func(d ocispec.Descriptor, seen map[digest.Digest]bool) error {
+		if seen[d.Digest] {
+			return nil
+		}
+		seen[d.Digest] = true
+		referrers, err := registry.Referrers(ctx, l.Store, d, "")
+		if err != nil {
+			return err
+		}
+		for _, r := range referrers {
+			if err := visit(r, seen); err != nil {
+				return err
+			}
+		}
+		next, err := content.Successors(ctx, l.Store, d)
+		if err != nil {
+			return err
+		}
+		for _, n := range next {
+			if isManifest(n) && !refer[n.Digest] {
+				if err := visit(n, parts); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return refer, parts, visit(d, refer)
+}
+
+func refName(d ocispec.Descriptor) string { return d.Annotations[ocispec.AnnotationRefName] }
+
+// untag takes a name from what has it.
+func untag(ds []ocispec.Descriptor, name string) []ocispec.Descriptor {
+	for i := range ds {
+		if name != "" && refName(ds[i]) == name {
+			ds[i].Annotations = maps.Clone(ds[i].Annotations)
+			delete(ds[i].Annotations, ocispec.AnnotationRefName)
+		}
+	}
+	return ds
+}
+
+// tidy leaves one entry without a name of what has no name, else none.
+func tidy(ds []ocispec.Descriptor) []ocispec.Descriptor {
+	there := map[digest.Digest]bool{}
+	for _, d := range ds {
+		if refName(d) != "" {
+			there[d.Digest] = true
+		}
+	}
+	return slices.DeleteFunc(ds, func(d ocispec.Descriptor) bool {
+		if refName(d) != "" {
+			return false
+		}
+		again := there[d.Digest]
+		there[d.Digest] = true
+		return again
+	})
+}
+
+// initLayout writes what makes a directory an OCI layout, unless it is one.
+func initLayout(ctx context.Context, dir string) error {
+	name := filepath.Join(dir, ocispec.ImageLayoutFile)
+	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := changeIndex(ctx, dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor { return ds }); err != nil {
+		return err
+	}
+	b, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err != nil {
+		return err
+	}
+	return writeWhole(filepath.Join(dir, storeLocks), name, b, true)
+}
+
+// readIndex returns what a layout lists; what has no list yet lists nothing.
+func readIndex(dir string) (*ocispec.Index, error) {
+	ix := &ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	f, err := os.Open(filepath.Join(dir, ocispec.ImageIndexFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ix, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.LimitReader(f, maxIndex)).Decode(ix); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return ix, nil
+}
+
+// changeIndex rewrites what the layout in dir lists, whoever else does so.
+func changeIndex(ctx context.Context, dir string, f func([]ocispec.Descriptor) []ocispec.Descriptor) error {
+	lock, err := flock(ctx, filepath.Join(dir, storeLocks, "index"), false)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	ix, err := readIndex(dir)
+	if err != nil {
+		return err
+	}
+	if ix.Manifests = f(ix.Manifests); ix.Manifests == nil {
+		ix.Manifests = []ocispec.Descriptor{}
+	}
+	b, err := json.Marshal(ix)
+	if err != nil {
+		return err
+	}
+	return writeWhole(filepath.Join(dir, storeLocks), filepath.Join(dir, ocispec.ImageIndexFile), b, true)
+}
+
+// writeWhole makes a file have its name when it is complete, on the disk if
+// sync; until then it lies in tmp. The mode of what had the name stays.
+func writeWhole(tmp, name string, b []byte, sync bool) error {
+	f, err := os.CreateTemp(tmp, "tmp-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	mode := fs.FileMode(0o644)
+	if fi, err := os.Stat(name); err == nil {
+		mode = fi.Mode().Perm()
+	}
+	_, err = f.Write(b)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}

@@ -1,0 +1,226 @@
+package oci
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Every push opens the layout anew, so they exclude each other as processes do.
+func TestPushesIntoOneLayoutAtOnceKeepAllTags(t *testing.T) {
+	c := testClient(t)
+	dir, tree := filepath.Join(t.TempDir(), "out"), t.TempDir()
+	parts(t, tree, 1)
+	const n = 12
+	var want []string
+	var wg sync.WaitGroup
+	for i := range n {
+		want = append(want, fmt.Sprintf("v%d", i))
+		ref := reference(t, "oci:"+dir+":"+want[i])
+		wg.Go(func() {
+			if _, err := c.Push(t.Context(), ref, tree, PushOptions{Annotations: map[string]string{"n": ref.Tag}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	r, err := c.Open(t.Context(), reference(t, "oci:"+dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Tags(t.Context()); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v: %v", got, err)
+	}
+	ix, err := readIndex(dir)
+	if err != nil || len(ix.Manifests) != n {
+		t.Errorf("%d manifests are listed: %v", len(ix.Manifests), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, storeLocks, "tmp-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A layout that is open has not seen what others have listed since.
+func TestATagOfAnotherProcessStays(t *testing.T) {
+	c := testClient(t)
+	dir, tree := t.TempDir(), t.TempDir()
+	parts(t, tree, 1)
+	push := func(tag string, o PushOptions) *Pushed {
+		t.Helper()
+		p, err := c.Push(t.Context(), reference(t, "oci:"+dir+":"+tag), tree, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	push("v1", PushOptions{})
+	open, err := c.open(t.Context(), reference(t, "oci:"+dir+":v1"), forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := push("v2", PushOptions{Annotations: map[string]string{"n": "2"}}).Descriptor
+	b := []byte(`{"schemaVersion":2,"manifests":[]}`)
+	ix := descriptor(ocispec.MediaTypeImageIndex, b)
+	if err := errors.Join(open.pushManifest(t.Context(), ix, b), open.tag(t.Context(), ix, b, "v1"), open.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Open(t.Context(), reference(t, "oci:"+dir+":v2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Resolve(t.Context()); err != nil || got.Digest != d.Digest {
+		t.Errorf("v2 is %s: %v", got.Digest, err)
+	}
+	if got, err := r.store.Resolve(t.Context(), "v1"); err != nil || got.Digest != ix.Digest {
+		t.Errorf("v1 is %s: %v", got.Digest, err)
+	}
+	// What v1 was has no name now, but is there.
+	all, err := readIndex(dir)
+	if err != nil || len(all.Manifests) != 3 {
+		t.Errorf("%v: %v", all, err)
+	}
+}
+
+func TestRemovingWaitsForAPush(t *testing.T) {
+	c := testClient(t)
+	dir, tree := t.TempDir(), t.TempDir()
+	parts(t, tree, 1)
+	v1, v2 := reference(t, "oci:"+dir+":v1"), reference(t, "oci:"+dir+":v2")
+	if _, err := c.Push(t.Context(), v1, tree, PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	removed := make(chan error, 1)
+	_, err := c.Push(t.Context(), v2, tree, PushOptions{Annotations: map[string]string{"n": "2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := c.open(t.Context(), v2, forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, err := c.Remove(t.Context(), v1)
+		removed <- err
+	}()
+	select {
+	case err := <-removed:
+		t.Errorf("removed under a push: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Pull(t.Context(), v2, t.TempDir(), PullOptions{}); err != nil {
+		t.Errorf("v2 lost what it had in common with v1: %v", err)
+	}
+}
+
+func TestRemovingFromALayoutLeavesWhatOthersNeed(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	r, err := c.open(t.Context(), reference(t, "oci:"+dir), forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(v any, mediaType, tag string) ocispec.Descriptor {
+		t.Helper()
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := descriptor(mediaType, b)
+		if mediaType == ocispec.MediaTypeImageManifest || mediaType == ocispec.MediaTypeImageIndex {
+			err = r.pushManifest(t.Context(), d, b)
+		} else {
+			_, err = r.pushBlob(t.Context(), d, bytes.NewReader(b), nil)
+		}
+		if err == nil && tag != "" {
+			err = r.tag(t.Context(), d, b, tag)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	config := put(struct{}{}, ocispec.MediaTypeEmptyJSON, "")
+	manifest := func(name string, subject *ocispec.Descriptor, tag string) ocispec.Descriptor {
+		layer := put(name, "text/plain", "")
+		m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}, Subject: subject}
+		m.SchemaVersion = 2
+		return put(m, m.MediaType, tag)
+	}
+	index := func(tag string, members ...ocispec.Descriptor) ocispec.Descriptor {
+		ix := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: members}
+		ix.SchemaVersion = 2
+		return put(ix, ix.MediaType, tag)
+	}
+	shared, own, named := manifest("shared", nil, ""), manifest("own", nil, ""), manifest("named", nil, "member")
+	plain := manifest("plain", nil, "")
+	one := index("one", shared, own, named, plain)
+	two := index("two", shared)
+	signature := manifest("signature", &one, "")
+	other := manifest("another signature", &two, "")
+	ofOwn := manifest("of a member", &own, "")
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Remove(t.Context(), reference(t, "oci:"+dir+":one")); err != nil {
+		t.Fatal(err)
+	}
+	ix, err := readIndex(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, d := range map[string]struct {
+		ocispec.Descriptor
+		stays bool
+	}{
+		"the index": {one, false}, "its signature": {signature, false}, "its member": {plain, false},
+		"its member that is signed": {own, true}, "the signature of that": {ofOwn, true},
+		"the member of two": {shared, true}, "the member with a tag": {named, true}, "the other index": {two, true}, "its signature too": {other, true},
+	} {
+		listed := slices.ContainsFunc(ix.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == d.Digest })
+		_, err := os.Stat(filepath.Join(dir, "blobs", "sha256", d.Digest.Encoded()))
+		if listed != d.stays || (err == nil) != d.stays {
+			t.Errorf("%s: listed: %v, there: %v", what, listed, err)
+		}
+	}
+	if _, err := c.Open(t.Context(), reference(t, "oci:"+dir)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A process may be killed after it has stored a signature and before that is listed.
+func TestAManifestThatIsNotListedIsPushedAgain(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	b := []byte(`{"schemaVersion":2,"manifests":[]}`)
+	d := descriptor(ocispec.MediaTypeImageIndex, b)
+	for range 2 {
+		r, err := c.open(t.Context(), reference(t, "oci:"+dir), forWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(r.pushManifest(t.Context(), d, b), r.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if ix, err := readIndex(dir); err != nil || len(ix.Manifests) != 1 {
+			t.Errorf("%v: %v", ix, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, ocispec.ImageIndexFile), []byte(`{"schemaVersion":2,"manifests":[]}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
