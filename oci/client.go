@@ -61,7 +61,7 @@ func NewClient(o Options) (*Client, error) {
 	}
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.MaxIdleConnsPerHost = o.Concurrency + 4
-	tr.ResponseHeaderTimeout = 5 * time.Minute // a registry hashes a whole upload before it answers
+	tr.ResponseHeaderTimeout = maxThinking
 	tr.WriteBufferSize, tr.ReadBufferSize = 256<<10, 256<<10
 	tr.DisableCompression = true
 	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.Insecure} //nolint:gosec // --insecure says so
@@ -84,7 +84,7 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Docker's config: %w", err)
 	}
-	rt := &retry.Transport{Base: &logged{tr, o.Debug}, Policy: func() retry.Policy { return patience }}
+	rt := &retry.Transport{Base: &logged{steadyUploads{tr}, o.Debug}, Policy: func() retry.Policy { return patience }}
 	c := &Client{opts: o, http: &http.Client{Transport: rt}, creds: store, plain: map[string]bool{}}
 	c.auth = &auth.Client{Client: c.http, Cache: auth.NewCache(), Credential: c.credential}
 	c.auth.SetUserAgent(o.UserAgent)

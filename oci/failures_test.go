@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"bytes"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net/http"
@@ -8,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +140,63 @@ func TestABlobThatStopsComingIsAnError(t *testing.T) {
 	if b, err := io.ReadAll(rc); string(b) != "begun" || !errors.Is(err, errSilent) || !transient(err) {
 		t.Errorf("read %q: %v", b, err)
 	}
+}
+
+func TestAnUploadThatIsNotTakenIsBegunAgain(t *testing.T) {
+	silence := maxSilence
+	maxSilence = 200 * time.Millisecond
+	defer func() { maxSilence = silence }()
+	body := bytes.Repeat([]byte("0123456789abcdef"), 4<<20) // more than sockets take unread
+	done := make(chan struct{})
+	for _, tls := range []bool{false, true} { // HTTP/1.1 and HTTP/2
+		var puts atomic.Int32
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.Method {
+			case http.MethodHead:
+				w.WriteHeader(http.StatusNotFound)
+			case http.MethodPost:
+				w.Header().Set("Location", "/upload")
+				w.WriteHeader(http.StatusAccepted)
+			case http.MethodPut:
+				if puts.Add(1) == 1 {
+					select { // without reading
+					case <-done:
+					case <-r.Context().Done():
+					}
+					return
+				}
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.WriteHeader(http.StatusCreated)
+			}
+		}))
+		c := testClient(t)
+		if tls {
+			s.EnableHTTP2 = true
+			s.StartTLS()
+			ca := filepath.Join(t.TempDir(), "ca.pem")
+			if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if c, err = NewClient(Options{CAFile: ca}); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			s.Start()
+		}
+		defer s.Close()
+		_, host, _ := strings.Cut(s.URL, "://")
+		r, err := c.open(t.Context(), reference(t, host+"/team/model:v1"), forWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := 0
+		sent, err := r.pushBlob(t.Context(), descriptor(TypeLayer, body), bytes.NewReader(body), func() { again++ })
+		if err != nil || !sent || again != 1 || puts.Load() != 2 {
+			t.Errorf("TLS %v: sent %v, again %d times of %d: %v", tls, sent, again, puts.Load(), err)
+		}
+	}
+	close(done)
 }
 
 func TestAnArchiveOfWhatFailedIsNotKept(t *testing.T) {

@@ -373,43 +373,6 @@ func (r *Repo) requestRange(ctx context.Context, d ocispec.Descriptor, offset, l
 	return nil, false, responseError(resp)
 }
 
-// maxSilence is how long a registry may send nothing of a blob that it has
-// begun to send; after that the transfer is begun again. Tests shorten it.
-var maxSilence = 2 * time.Minute
-
-var errSilent = fmt.Errorf("the registry sends no more: %w", os.ErrDeadlineExceeded)
-
-// steadyBody is the body of a response that ends with an error when nothing of
-// it comes for maxSilence.
-type steadyBody struct {
-	io.ReadCloser
-	ctx    context.Context // of the request
-	cancel context.CancelCauseFunc
-	timer  *time.Timer // runs during a Read
-}
-
-func newSteadyBody(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser) *steadyBody {
-	t := time.AfterFunc(maxSilence, func() { cancel(errSilent) })
-	t.Stop()
-	return &steadyBody{body, ctx, cancel, t}
-}
-
-func (b *steadyBody) Read(p []byte) (int, error) {
-	b.timer.Reset(maxSilence)
-	n, err := b.ReadCloser.Read(p)
-	b.timer.Stop()
-	if err != nil && err != io.EOF && context.Cause(b.ctx) == errSilent {
-		err = errSilent
-	}
-	return n, err
-}
-
-func (b *steadyBody) Close() error {
-	b.timer.Stop()
-	b.cancel(nil)
-	return b.ReadCloser.Close()
-}
-
 // sizedBlob is a blob of a layout or archive with left bytes to come. That it
 // ends before is damage; of a registry it would be a broken connection.
 type sizedBlob struct {

@@ -1,0 +1,125 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// maxSilence is how long a registry may neither send nor take anything of a
+// transfer that has begun; after that it is begun again. Tests shorten it.
+var maxSilence = 2 * time.Minute
+
+// maxThinking is how long a registry may take to answer when it has been sent
+// everything: it hashes a whole upload first.
+const maxThinking = 5 * time.Minute
+
+var (
+	errSilent = fmt.Errorf("the registry sends no more: %w", os.ErrDeadlineExceeded)
+	errUnread = fmt.Errorf("the registry takes no more: %w", os.ErrDeadlineExceeded)
+)
+
+// steadyBody is the body of a response that ends with an error when nothing of
+// it comes for maxSilence.
+type steadyBody struct {
+	io.ReadCloser
+	ctx    context.Context // of the request
+	cancel context.CancelCauseFunc
+	timer  *time.Timer // runs during a Read
+}
+
+func newSteadyBody(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser) *steadyBody {
+	t := time.AfterFunc(maxSilence, func() { cancel(errSilent) })
+	t.Stop()
+	return &steadyBody{body, ctx, cancel, t}
+}
+
+func (b *steadyBody) Read(p []byte) (int, error) {
+	b.timer.Reset(maxSilence)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err != nil && err != io.EOF && context.Cause(b.ctx) == errSilent {
+		err = errSilent
+	}
+	return n, err
+}
+
+func (b *steadyBody) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// steadyUploads gives a request up when nothing of its body is taken for
+// maxSilence.
+type steadyUploads struct{ base http.RoundTripper }
+
+func (s steadyUploads) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return s.base.RoundTrip(r)
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	body := &takenBody{ReadCloser: r.Body, timer: time.AfterFunc(maxSilence, func() { cancel(errUnread) })}
+	body.timer.Stop() // it may wait for its turn on a connection
+	r = r.WithContext(ctx)
+	r.Body = body
+	resp, err := s.base.RoundTrip(r)
+	body.answered.Store(true)
+	body.timer.Stop()
+	if err != nil {
+		if context.Cause(ctx) == errUnread {
+			err = errUnread
+		}
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &endingBody{resp.Body, cancel}
+	return resp, nil
+}
+
+// takenBody is the body of a request. The timer runs between its Reads, while
+// what was read is being sent.
+type takenBody struct {
+	io.ReadCloser
+	timer    *time.Timer
+	answered atomic.Bool
+	ended    atomic.Bool
+}
+
+func (b *takenBody) Read(p []byte) (int, error) {
+	b.timer.Stop() // where it comes from has limits of its own
+	n, err := b.ReadCloser.Read(p)
+	b.ended.Store(err != nil)
+	switch {
+	case b.answered.Load():
+	case err != nil:
+		b.timer.Reset(maxSilence + maxThinking) // the last of it is on its way
+	default:
+		b.timer.Reset(maxSilence)
+	}
+	return n, err
+}
+
+// Close before the end means that net/http begins again, with another body.
+func (b *takenBody) Close() error {
+	if !b.ended.Load() {
+		b.timer.Stop()
+	}
+	return b.ReadCloser.Close()
+}
+
+// endingBody ends the request when its response was read.
+type endingBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *endingBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
