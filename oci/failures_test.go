@@ -4,15 +4,22 @@ import (
 	"bytes"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"mpack/layout"
 )
@@ -139,6 +146,79 @@ func TestABlobThatStopsComingIsAnError(t *testing.T) {
 	defer rc.Close()
 	if b, err := io.ReadAll(rc); string(b) != "begun" || !errors.Is(err, errSilent) || !transient(err) {
 		t.Errorf("read %q: %v", b, err)
+	}
+}
+
+// What net/http makes of a server that cannot be talked to is a *url.Error,
+// which is a net.Error whatever is in it.
+func TestOnlyWhatMayPassIsRetried(t *testing.T) {
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	go func() {
+		for {
+			c, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	babbling, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer babbling.Close()
+	go func() {
+		for {
+			c, err := babbling.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.2p1\r\n")
+			c.Close()
+		}
+	}()
+	fails := func(url string, c *http.Client) error {
+		t.Helper()
+		resp, err := c.Get(url)
+		if err == nil {
+			resp.Body.Close()
+			t.Errorf("%s answers", url)
+		}
+		return err
+	}
+	other := secure.Client()
+	other.Transport.(*http.Transport).TLSClientConfig.ServerName = "elsewhere.invalid"
+	for _, c := range []struct {
+		what string
+		err  error
+		want bool
+	}{
+		{"unknown authority", fails(secure.URL, http.DefaultClient), false},
+		{"another's certificate", fails(secure.URL, other), false},
+		{"no TLS", fails(strings.Replace(plain.URL, "http", "https", 1), http.DefaultClient), false},
+		{"no HTTP either", fails("https://"+babbling.Addr().String(), http.DefaultClient), false},
+		{"no such host", &url.Error{Err: &net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}}, false},
+		{"a name server that does not answer", &url.Error{Err: &net.OpError{Op: "dial", Err: &net.DNSError{IsTimeout: true}}}, true},
+		{"a lost connection", fails("http://"+silent.Addr().String(), http.DefaultClient), true},
+		{"a refused one", &url.Error{Err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}, true},
+		{"silence", &url.Error{Err: errUnread}, true},
+		{"an overloaded registry", &errcode.ErrorResponse{StatusCode: http.StatusServiceUnavailable}, true},
+		{"a refusal", &errcode.ErrorResponse{StatusCode: http.StatusForbidden}, false},
+		{"something else", errors.New("no"), false},
+	} {
+		if got := transient(fmt.Errorf("push: %w", c.err)); got != c.want {
+			t.Errorf("%s: %v: %v", c.what, got, c.err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -224,8 +225,21 @@ func transient(err error) bool {
 	if errors.As(err, &resp) {
 		return passing(resp.StatusCode)
 	}
+	if distrusted(err) {
+		return false
+	}
 	var netErr net.Error
 	return errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
+
+// distrusted reports whether an error, though net/http calls it one of the
+// network, will be the same next time: no such host, or one that does not
+// speak TLS, or whose certificate is not taken.
+func distrusted(err error) bool {
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	return errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) || errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // unseekable hides everything of a body but Read, so that it is retried in

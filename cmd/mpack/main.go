@@ -7,11 +7,13 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"regexp"
@@ -21,6 +23,7 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"mpack/layout"
 	"mpack/layout/tree"
@@ -169,6 +172,9 @@ func exitCode(ctx context.Context, err error) int {
 func hintFor(err error) string {
 	var dns *net.DNSError
 	var refused *signing.VerificationError
+	var name x509.HostnameError
+	var cert x509.CertificateInvalidError
+	var answer *errcode.ErrorResponse
 	switch {
 	case oci.IsAuth(err):
 		return "log in with mpack login REGISTRY, or pass -u and --password-stdin; if you are logged in, the account may lack the right"
@@ -186,6 +192,12 @@ func hintFor(err error) string {
 		return "the registry speaks plain HTTP: pass --plain-http"
 	case strings.Contains(err.Error(), "certificate signed by unknown authority"):
 		return "pass --ca-file with the registry's CA certificate"
+	case errors.As(err, &name):
+		return "write the registry's name as its certificate has it"
+	case errors.As(err, &cert) && cert.Reason == x509.Expired:
+		return "the registry's certificate must be renewed, unless the clock of this machine is wrong"
+	case errors.As(err, &answer) && answer.StatusCode == http.StatusBadRequest && answer.URL.Scheme == "http":
+		return "the registry may speak TLS: leave out --plain-http"
 	case errors.Is(err, tree.ErrChanged):
 		return "something writes to the directory; pack it again when that is done"
 	case errors.Is(err, oci.ErrNoStore):

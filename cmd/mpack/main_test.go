@@ -1,12 +1,18 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // commands calls f for every command and subcommand.
@@ -75,6 +81,25 @@ func TestErrorsHoldNoSecretsAndSteerNoTerminal(t *testing.T) {
 	} {
 		if got := oneLine(errors.New(in)); got != want {
 			t.Errorf("%q is shown as %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestWhatToDoIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		hint string
+	}{
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "--ca-file"},
+		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: new(x509.Certificate), Host: "registry.example.com"}}, "as its certificate has it"},
+		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, "renewed"},
+		{http.ErrSchemeMismatch, "--plain-http"},
+		{&errcode.ErrorResponse{StatusCode: http.StatusBadRequest, URL: &url.URL{Scheme: "http"}}, "leave out --plain-http"},
+		{&errcode.ErrorResponse{StatusCode: http.StatusBadRequest, URL: &url.URL{Scheme: "https"}}, ""},
+	} {
+		err := fmt.Errorf("push: %w", &url.Error{Op: "Get", URL: "/", Err: c.err})
+		if got := hintFor(err); !strings.Contains(got, c.hint) || (got == "") != (c.hint == "") {
+			t.Errorf("%v: %q", err, got)
 		}
 	}
 }
