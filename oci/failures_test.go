@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -63,6 +64,44 @@ func brokenTags(t *testing.T, deleted *[]string) string {
 	}))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
+}
+
+func TestATagThatGoesWhileVersionsAreListedIsPassedOver(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	parts(t, dir, 1)
+	host, _ := registryFor(t)
+	if _, err := c.Push(t.Context(), reference(t, host+"/team/model:v1"), dir, PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	to, err := url.Parse("http://" + host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := httputil.NewSingleHostReverseProxy(to)
+	heads := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/tags/list"):
+			_, _ = io.WriteString(w, `{"tags":["v0","v1","v2"]}`) // v0 is gone already
+		case strings.HasSuffix(r.URL.Path, "/v2") && heads == 0: // v2 goes now
+			heads++
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			w.Header().Set("Docker-Content-Digest", descriptor("", []byte("{}")).Digest.String())
+			w.Header().Set("Content-Length", "2")
+		default:
+			registry.ServeHTTP(w, r)
+		}
+	}))
+	defer s.Close()
+	r, err := c.Open(t.Context(), reference(t, strings.TrimPrefix(s.URL, "http://")+"/team/model"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vs, err := r.Versions(t.Context())
+	if err != nil || len(vs) != 1 || vs[0].Tags[0] != "v1" || heads != 1 {
+		t.Errorf("%d versions: %v", len(vs), err)
+	}
 }
 
 func TestNothingIsRemovedThatAnotherTagMayName(t *testing.T) {

@@ -26,7 +26,7 @@ func (v *Version) Created() string { return v.Manifest.Annotations[ocispec.Annot
 
 // Versions returns the repository's artifacts, the oldest first: by their
 // creation times where all state one, else by their tags as version numbers.
-// Tags of what is not mpack's are passed over.
+// Tags of what is not mpack's are passed over, and those removed meanwhile.
 func (r *Repo) Versions(ctx context.Context) ([]*Version, error) {
 	tags, err := r.Tags(ctx)
 	if err != nil {
@@ -39,6 +39,9 @@ func (r *Repo) Versions(ctx context.Context) ([]*Version, error) {
 		at := *r
 		at.Ref.Tag, at.Ref.Digest = tag, ""
 		d, err := at.Resolve(ctx)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -47,6 +50,11 @@ func (r *Repo) Versions(ctx context.Context) ([]*Version, error) {
 			continue
 		}
 		a, err := at.ArtifactAt(ctx, d)
+		if errors.Is(err, ErrNotFound) { // it was removed, or it is broken
+			if now, again := at.Resolve(ctx); errors.Is(again, ErrNotFound) || again == nil && now.Digest != d.Digest {
+				continue
+			}
+		}
 		if errors.Is(err, ErrNotArtifact) {
 			continue
 		}
