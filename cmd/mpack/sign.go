@@ -55,6 +55,9 @@ func sign(c *cli.Context) error {
 	if err := maxArgs(c, 1); err != nil {
 		return err
 	}
+	if c.String("signature") != "" {
+		return usagef("--signature is where the signature of --dir goes; that of REF goes where REF is")
+	}
 	annotations, err := keyValues("annotation", c.StringSlice("annotation"))
 	if err != nil {
 		return err
@@ -125,8 +128,11 @@ func scanDirectory(ctx context.Context, dir string, strangers bool) (*layout.Ind
 }
 
 func signDirectory(c *cli.Context, dir string) error {
-	if err := maxArgs(c, 0); err != nil {
-		return err
+	if c.Args().Present() {
+		return usagef("--dir signs a directory's files, and no artifact: leave out %s, or --dir", c.Args().First())
+	}
+	if len(c.StringSlice("annotation")) > 0 {
+		return usagef("--annotation is signed with an artifact's digest; the signature of --dir holds none")
 	}
 	ix, err := scanDirectory(c.Context, dir, false)
 	if err != nil {

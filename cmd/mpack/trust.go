@@ -116,7 +116,7 @@ func verifyFlags() []cli.Flag {
 }
 
 func policyFlag() cli.Flag {
-	return stringFlag("policy", "hold to the ClusterImagePolicies in `FILE`; those of the variable bind every pull, beside any of the flag")
+	return stringFlag("policy", "hold to the ClusterImagePolicies in `FILE`; those of the variable bind every pull, beside any of the flag, and an empty variable is an error")
 }
 
 func verifier(c *cli.Context) signing.Verifier {
@@ -153,6 +153,19 @@ type demand struct {
 	root      string
 }
 
+// policyVariable binds every pull on a machine.
+var policyVariable = env("policy")[0]
+
+// bindingPolicy returns the file that policyVariable names. That it is there
+// but empty, as where a template's value is missing, must not open a door.
+func bindingPolicy() (string, error) {
+	file, ok := os.LookupEnv(policyVariable)
+	if ok && file == "" {
+		return "", usagef("%s is empty: let it name a policy file, or unset it to go without", policyVariable)
+	}
+	return file, nil
+}
+
 // demanded reads the flags. asked tells that something must be demanded.
 func demanded(c *cli.Context, client *oci.Client, asked bool) (*demand, error) {
 	d := &demand{client: client, offline: c.Bool("offline"), root: c.String("trusted-root")}
@@ -160,7 +173,11 @@ func demanded(c *cli.Context, client *oci.Client, asked bool) (*demand, error) {
 	if v.Key != "" || len(v.Identities) > 0 {
 		d.verifier = &v
 	}
-	file, binding := c.String("policy"), os.Getenv(env("policy")[0])
+	binding, err := bindingPolicy()
+	if err != nil {
+		return nil, err
+	}
+	file := c.String("policy")
 	if binding == file {
 		binding = "" // the flag has it from there
 	}

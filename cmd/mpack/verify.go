@@ -59,7 +59,13 @@ func verify(c *cli.Context) error {
 	}
 	dir := c.String("dir")
 	if dir != "" && c.Args().Len() == 0 {
+		if err := ofArtifacts(c); err != nil {
+			return err
+		}
 		return verifyDirectory(c, dir)
+	}
+	if c.String("signature") != "" {
+		return usagef("--signature is a file beside --dir DIR without REF; what is signed of REF lies where REF does")
 	}
 	client, ref, err := clientFor(c)
 	if err != nil {
@@ -71,6 +77,9 @@ func verify(c *cli.Context) error {
 	}
 	if want.signedAnn, err = keyValues("annotation", c.StringSlice("annotation")); err != nil {
 		return err
+	}
+	if len(want.signedAnn) > 0 && want.verifier == nil {
+		return usagef("--annotation says what a signature must state: say whose with --key, or --certificate-identity and --certificate-oidc-issuer")
 	}
 	r, d, err := resolve(c, client, ref)
 	if err != nil {
@@ -92,6 +101,22 @@ func verify(c *cli.Context) error {
 		}
 	}
 	return printVerified(c, r, d, held)
+}
+
+// ofArtifacts refuses what a directory without an artifact cannot be held to.
+func ofArtifacts(c *cli.Context) error {
+	binding, err := bindingPolicy()
+	switch {
+	case err != nil:
+		return err
+	case binding != "" || c.String("policy") != "":
+		return usagef("a policy (--policy, %s) is about artifacts' names, and a directory has none: name the REF that the files come from, or go without", policyVariable)
+	case len(c.StringSlice("annotation")) > 0:
+		return usagef("--annotation is signed with an artifact's digest; a model.sig holds none: name the REF that the files come from")
+	case c.String("output-signature") != "":
+		return usagef("--output-signature takes the model signature from an artifact: name its REF")
+	}
+	return nil
 }
 
 // extractModelSignature writes the model signature that sign attached, for the

@@ -94,6 +94,7 @@ func TestAPolicyOfTheEnvironmentBindsBesideTheFlag(t *testing.T) {
 		}
 		return file
 	}
+	const unset = "unset"
 	pass, deny := policy("pass", "pass"), policy("deny", "fail")
 	s, err := startRegistry("127.0.0.1:0", "")
 	if err != nil {
@@ -108,10 +109,14 @@ func TestAPolicyOfTheEnvironmentBindsBesideTheFlag(t *testing.T) {
 		variable, flag string
 		code           int
 	}{
-		{"", pass, exitOK}, {"", deny, exitVerify}, {pass, pass, exitOK},
+		{unset, pass, exitOK}, {unset, deny, exitVerify}, {pass, pass, exitOK},
 		{pass, deny, exitVerify}, {deny, pass, exitVerify}, {deny, "", exitVerify},
+		{unset, "", exitOK}, {"", "", exitUsage}, {"", pass, exitUsage}, // a template's value is missing
 	} {
 		t.Setenv("MPACK_POLICY", c.variable)
+		if c.variable == unset {
+			os.Unsetenv("MPACK_POLICY")
+		}
 		line := []string{"cat", ref, "pass.yaml"}
 		if c.flag != "" {
 			line = append(line, "--policy", c.flag)
@@ -119,5 +124,35 @@ func TestAPolicyOfTheEnvironmentBindsBesideTheFlag(t *testing.T) {
 		if code, out, errs := mpack(t, line...); code != c.code || (code != exitOK && out != "") {
 			t.Errorf("MPACK_POLICY=%s --policy %s: exit code %d, want %d: %s", filepath.Base(c.variable), filepath.Base(c.flag), code, c.code, errs)
 		}
+	}
+}
+
+// What is asked for is held to, or refused: never passed over.
+func TestNoDemandIsPassedOver(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	dir := t.TempDir()
+	for line, want := range map[string]string{
+		"verify --key k.pub --dir D --policy p.yaml":        "name the REF",
+		"verify --key k.pub --dir D -a build=417":           "name the REF",
+		"verify --key k.pub --dir D --output-signature o":   "name its REF",
+		"verify --key k.pub --dir D --signature s oci:L:v1": "without REF",
+		"verify --policy POLICY -a build=417 oci:L:v1":      "--key",
+		"sign --key k --dir D -a build=417":                 "--annotation",
+		"sign --key k --dir D oci:L:v1":                     "leave out oci:L:v1",
+		"sign --key k --signature s oci:L:v1":               "--dir",
+	} {
+		policy := filepath.Join(dir, "p.yaml")
+		text := "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: all}\nspec: {images: [{glob: '**'}], authorities: [{static: {action: pass}}]}\n"
+		if err := os.WriteFile(policy, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		args := strings.Fields(strings.ReplaceAll(line, "POLICY", policy))
+		if code, _, errs := mpack(t, args...); code != exitUsage || !strings.Contains(errs, want) {
+			t.Errorf("mpack %s: exit code %d: %s", line, code, errs)
+		}
+	}
+	t.Setenv("MPACK_POLICY", "p.yaml")
+	if code, _, errs := mpack(t, "verify", "--key", "k.pub", "--dir", dir); code != exitUsage || !strings.Contains(errs, "MPACK_POLICY") {
+		t.Errorf("exit code %d: %s", code, errs)
 	}
 }
