@@ -235,6 +235,10 @@ func (d *demand) check(ctx context.Context, r *oci.Repo, at ocispec.Descriptor) 
 		}
 		out.Signatures = sigs
 	}
+	if len(d.policies) > 0 && r.Ref.Scheme != oci.Registry {
+		// oci:model@sha256:… could be read as an image of a registry, which a glob may let pass.
+		return nil, &signing.VerificationError{Subject: r.Ref.String(), Reason: signing.NoPolicy, Err: errors.New("policies are about names in registries")}
+	}
 	for _, p := range d.policies {
 		o := signing.CheckOptions{Reference: r.Ref.String(), TrustedRoot: d.root, Offline: d.offline, Source: d.source}
 		decision, err := p.Check(ctx, s, o)

@@ -127,6 +127,27 @@ func TestAPolicyOfTheEnvironmentBindsBesideTheFlag(t *testing.T) {
 	}
 }
 
+// The name of a layout is whatever its directory is called.
+func TestNoPolicyIsAboutALayout(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Chdir(t.TempDir())
+	const all = "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: all}\nspec: {images: [{glob: '**'}], authorities: [{static: {action: pass}}]}\n"
+	if err := os.WriteFile("all.yaml", []byte(all), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"oci:model", "oci:5000/model", "oci-archive:model.tar"} {
+		_, digest, errs := mpack(t, "push", "-q", "--include", "all.yaml", name+":v1", ".")
+		for _, ref := range []string{name + ":v1", name + "@" + strings.TrimSpace(digest)} {
+			if code, _, errs := mpack(t, "verify", "--policy", "all.yaml", ref); code != exitVerify || !strings.Contains(errs, "layouts and archives") {
+				t.Errorf("%s: exit code %d: %s", ref, code, errs)
+			}
+		}
+		if digest == "" {
+			t.Error(errs)
+		}
+	}
+}
+
 // What is asked for is held to, or refused: never passed over.
 func TestNoDemandIsPassedOver(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
