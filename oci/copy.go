@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,11 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
@@ -148,32 +152,26 @@ func (c *Client) copy(ctx context.Context, src, dst Reference, o CopyOptions) (_
 	out := &Copied{Reference: dst, Descriptor: d}
 	out.Reference.Digest = d.Digest
 	var sent, present atomic.Int64
-	var manifests atomic.Int32
+	var referrers atomic.Int32
 	report := func(p layout.Delta) {
 		if o.Progress != nil {
 			o.Progress(p)
 		}
+	}
+	there := func(_ context.Context, d ocispec.Descriptor) error {
+		present.Add(d.Size)
+		report(layout.Delta{Present: d.Size})
+		return nil
 	}
 	opts := oras.CopyGraphOptions{
 		Concurrency: c.opts.Concurrency,
 		PostCopy: func(_ context.Context, d ocispec.Descriptor) error {
 			sent.Add(d.Size)
 			report(layout.Delta{Sent: d.Size})
-			if isManifest(d) {
-				manifests.Add(1)
-			}
 			return nil
 		},
-		OnCopySkipped: func(_ context.Context, d ocispec.Descriptor) error {
-			present.Add(d.Size)
-			report(layout.Delta{Present: d.Size})
-			return nil
-		},
-		OnMounted: func(_ context.Context, d ocispec.Descriptor) error {
-			present.Add(d.Size)
-			report(layout.Delta{Present: d.Size})
-			return nil
-		},
+		OnCopySkipped: there,
+		OnMounted:     there,
 	}
 	if to.mountable(from) {
 		opts.MountFrom = func(context.Context, ocispec.Descriptor) ([]string, error) {
@@ -181,42 +179,30 @@ func (c *Client) copy(ctx context.Context, src, dst Reference, o CopyOptions) (_
 		}
 	}
 	source, target := from.Target(), to.Target()
-	graph := func(d ocispec.Descriptor) error {
-		return to.retried(ctx, func() { report(layout.Delta{Retries: 1}) }, func() error {
-			if err := oras.CopyGraph(ctx, source, target, d, opts); err != nil || o.NoReferrers {
-				return err
-			}
-			// What refers to it goes one at a time: of several at once olareg
-			// 0.1 lists but some, and says nothing.
-			beside := opts
-			beside.Concurrency = 1
-			beside.OnCopySkipped = func(ctx context.Context, at ocispec.Descriptor) error {
-				if at.Digest == d.Digest {
-					return nil // counted above
-				}
-				return opts.OnCopySkipped(ctx, at)
-			}
-			return oras.ExtendedCopyGraph(ctx, source, target, d, oras.ExtendedCopyGraphOptions{CopyGraphOptions: beside})
-		})
+	retried := func(do func() error) error {
+		return to.retried(ctx, func() { report(layout.Delta{Retries: 1}) }, do)
 	}
-	if err := graph(d); err != nil {
+	if err := retried(func() error { return oras.CopyGraph(ctx, source, target, d, opts) }); err != nil {
 		return nil, err
 	}
 	if !o.NoReferrers {
-		for _, suffix := range attachedTags {
-			tag := "sha256-" + d.Digest.Encoded() + "." + suffix
-			a, err := from.store.Resolve(ctx, tag)
-			if errors.Is(err, ErrNotFound) {
-				continue
+		// What refers to it goes one at a time: of several at once olareg 0.1
+		// lists but some, and says nothing.
+		opts.Concurrency = 1
+		copied := opts.PostCopy
+		opts.PostCopy = func(ctx context.Context, d ocispec.Descriptor) error {
+			if isManifest(d) {
+				referrers.Add(1)
 			}
-			if err == nil {
-				err = graph(a)
-			}
-			if err == nil {
-				err = to.retried(ctx, nil, func() error { return target.Tag(ctx, a, tag) })
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", tag, err)
+			return copied(ctx, d)
+		}
+		all, err := from.manifests(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range all {
+			if err := attached(ctx, from, to, d, opts, retried); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -225,8 +211,78 @@ func (c *Client) copy(ctx context.Context, src, dst Reference, o CopyOptions) (_
 			return nil, err
 		}
 	}
-	out.Sent, out.Present, out.Referrers = sent.Load(), present.Load(), max(0, int(manifests.Load())-1)
+	out.Sent, out.Present, out.Referrers = sent.Load(), present.Load(), int(referrers.Load())
 	return out, nil
+}
+
+// attached copies what belongs to a manifest that is copied: what refers to it,
+// and what cosign's tags name.
+func attached(ctx context.Context, from, to *Repo, d ocispec.Descriptor, o oras.CopyGraphOptions, retried func(func() error) error) error {
+	source, target := from.Target(), to.Target()
+	graph := func(d ocispec.Descriptor) error {
+		skipped := o.OnCopySkipped
+		o := oras.ExtendedCopyGraphOptions{CopyGraphOptions: o}
+		o.OnCopySkipped = func(ctx context.Context, at ocispec.Descriptor) error {
+			if at.Digest == d.Digest {
+				return nil // counted already
+			}
+			return skipped(ctx, at)
+		}
+		// An index in a layout that holds it does not belong to it.
+		o.FindPredecessors = func(ctx context.Context, src content.ReadOnlyGraphStorage, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+			return registry.Referrers(ctx, src, d, "")
+		}
+		return retried(func() error { return oras.ExtendedCopyGraph(ctx, source, target, d, o) })
+	}
+	if err := graph(d); err != nil {
+		return err
+	}
+	for _, suffix := range attachedTags {
+		tag := "sha256-" + d.Digest.Encoded() + "." + suffix
+		a, err := from.store.Resolve(ctx, tag)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			err = graph(a)
+		}
+		if err == nil {
+			err = retried(func() error { return target.Tag(ctx, a, tag) })
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", tag, err)
+		}
+	}
+	return nil
+}
+
+// manifests lists a manifest and, of an index, those in it, each once.
+func (r *Repo) manifests(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	all := []ocispec.Descriptor{d}
+	seen := map[digest.Digest]bool{d.Digest: true}
+	for i := 0; i < len(all); i++ {
+		if t := all[i].MediaType; t != ocispec.MediaTypeImageIndex && t != dockerList {
+			continue
+		}
+		raw, err := r.bytes(ctx, all[i], maxManifest)
+		if err != nil {
+			return nil, err
+		}
+		var ix ocispec.Index
+		if err := json.Unmarshal(raw, &ix); err != nil {
+			return nil, fmt.Errorf("%s: %w", all[i].Digest, err)
+		}
+		for _, m := range ix.Manifests {
+			if isManifest(m) && !seen[m.Digest] {
+				seen[m.Digest] = true
+				all = append(all, m)
+			}
+		}
+		if len(all) > maxMembers {
+			return nil, fmt.Errorf("%s: an index of more than %d manifests", d.Digest, maxMembers)
+		}
+	}
+	return all, nil
 }
 
 func isManifest(d ocispec.Descriptor) bool {

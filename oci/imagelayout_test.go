@@ -127,6 +127,48 @@ func TestRemovingWaitsForAPush(t *testing.T) {
 	}
 }
 
+// builder stores manifests of other tools.
+type builder struct {
+	t *testing.T
+	r *Repo
+}
+
+func (b builder) put(v any, mediaType, tag string) ocispec.Descriptor {
+	b.t.Helper()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	d := descriptor(mediaType, raw)
+	if isManifest(d) {
+		err = b.r.pushManifest(b.t.Context(), d, raw)
+	} else {
+		_, err = b.r.pushBlob(b.t.Context(), d, bytes.NewReader(raw), nil)
+	}
+	if err == nil && tag != "" {
+		err = b.r.tag(b.t.Context(), d, raw, tag)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return d
+}
+
+func (b builder) manifest(name string, subject *ocispec.Descriptor, tag string) ocispec.Descriptor {
+	b.t.Helper()
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: b.put(struct{}{}, ocispec.MediaTypeEmptyJSON, ""),
+		Layers: []ocispec.Descriptor{b.put(name, "text/plain", "")}, Subject: subject}
+	m.SchemaVersion = 2
+	return b.put(m, m.MediaType, tag)
+}
+
+func (b builder) index(tag string, members ...ocispec.Descriptor) ocispec.Descriptor {
+	b.t.Helper()
+	ix := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: members}
+	ix.SchemaVersion = 2
+	return b.put(ix, ix.MediaType, tag)
+}
+
 func TestRemovingFromALayoutLeavesWhatOthersNeed(t *testing.T) {
 	c := testClient(t)
 	dir := t.TempDir()
@@ -134,38 +176,8 @@ func TestRemovingFromALayoutLeavesWhatOthersNeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(v any, mediaType, tag string) ocispec.Descriptor {
-		t.Helper()
-		b, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := descriptor(mediaType, b)
-		if mediaType == ocispec.MediaTypeImageManifest || mediaType == ocispec.MediaTypeImageIndex {
-			err = r.pushManifest(t.Context(), d, b)
-		} else {
-			_, err = r.pushBlob(t.Context(), d, bytes.NewReader(b), nil)
-		}
-		if err == nil && tag != "" {
-			err = r.tag(t.Context(), d, b, tag)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	config := put(struct{}{}, ocispec.MediaTypeEmptyJSON, "")
-	manifest := func(name string, subject *ocispec.Descriptor, tag string) ocispec.Descriptor {
-		layer := put(name, "text/plain", "")
-		m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}, Subject: subject}
-		m.SchemaVersion = 2
-		return put(m, m.MediaType, tag)
-	}
-	index := func(tag string, members ...ocispec.Descriptor) ocispec.Descriptor {
-		ix := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: members}
-		ix.SchemaVersion = 2
-		return put(ix, ix.MediaType, tag)
-	}
+	b := builder{t, r}
+	manifest, index := b.manifest, b.index
 	shared, own, named := manifest("shared", nil, ""), manifest("own", nil, ""), manifest("named", nil, "member")
 	plain := manifest("plain", nil, "")
 	one := index("one", shared, own, named, plain)

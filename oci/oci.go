@@ -43,6 +43,7 @@ const (
 	maxConfig   = 1 << 20
 	maxIndex    = 2 << 30
 
+	maxMembers       = 5000 // of an index and those in it
 	maxReferrerPages = 1000
 	maxTagPages      = 10_000
 	maxLayer         = 1 << 48 // so that maxLayers of them add up
