@@ -90,7 +90,9 @@ func ValidLink(p, target string) error {
 // that none is there twice, and none may lie below another, be that a file, a
 // symlink or a directory said to be empty.
 func ValidSet(entries []Entry) error {
-	last := "" // directory known to be good
+	// Entries that begin as the one at hand does, the shortest first. In byte
+	// order all that lie between two of them do so too, so none is missed.
+	var above []*Entry
 	for i := range entries {
 		p := entries[i].Path
 		if i > 0 && entries[i-1].Path >= p {
@@ -99,16 +101,15 @@ func ValidSet(entries []Entry) error {
 			}
 			return fmt.Errorf("path %q is out of order", p)
 		}
-		dir := path.Dir(p)
-		if dir == last {
-			continue
+		for len(above) > 0 && !strings.HasPrefix(p, above[len(above)-1].Path) {
+			above = above[:len(above)-1]
 		}
-		for d := dir; d != "." && d != "/"; d = path.Dir(d) {
-			if e := find(entries, d); e != nil {
-				return fmt.Errorf("path %q lies below %q, which is %s", p, d, e.Kind.noun())
+		for _, e := range above {
+			if p[len(e.Path)] == '/' {
+				return fmt.Errorf("path %q lies below %q, which is %s", p, e.Path, e.Kind.noun())
 			}
 		}
-		last = dir
+		above = append(above, &entries[i])
 	}
 	return nil
 }

@@ -59,14 +59,14 @@ func TestValidSet(t *testing.T) {
 		}
 		return es
 	}
-	for _, es := range [][]Entry{nil, set("a"), set("a", "b/c", "b/d", "b/e/f"), set("a-b", "a/b"), set("a@", "b/"), set("A", "a")} {
+	for _, es := range [][]Entry{nil, set("a"), set("a", "b/c", "b/d", "b/e/f"), set("a-b", "a/b"), set("a@", "b/"), set("A", "a"), set("a", "aa", "aa-", "ab", "b/a", "b/aa")} {
 		if err := ValidSet(es); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, es := range [][]Entry{
 		set("a", "a"), set("b", "a"), set("a", "a/b"), set("a@", "a/b"), set("a/", "a/b"), set("a", "a-b", "a/b"),
-		set("a@", "a/b/c/d"), set("d/a", "d/a/b/c"),
+		set("a@", "a/b/c/d"), set("d/a", "d/a/b/c"), set("a", "a-", "a-/b", "a-/c", "a/b"), set("a", "a b", "a b!", "a b/c"),
 	} {
 		if err := ValidSet(es); err == nil {
 			t.Errorf("%v is taken for a valid set", es)
