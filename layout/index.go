@@ -28,11 +28,12 @@ const (
 
 // Limits that [ReadIndex] holds an index to.
 const (
-	maxLine     = 1 << 20  // bytes of one line of the index
-	maxRatio    = 400      // decompressed bytes for each compressed one, past
-	minIndexRaw = 64 << 20 // which are always read: of a sparse file, say, whose chunks are alike
-	maxIndexRaw = 8 << 30  // decompressed bytes
-	maxTotal    = 1 << 60  // bytes of the stream
+	maxLine     = 1 << 20   // bytes of one line of the index
+	minLine     = 128       // bytes that a line counts at least, about what it takes in memory
+	maxRatio    = 32        // decompressed bytes for each compressed one, past
+	minIndexRaw = 128 << 20 // which are always read: of a sparse file, say, whose chunks are alike
+	maxIndexRaw = 8 << 30   // decompressed bytes
+	maxTotal    = 1 << 60   // bytes of the stream
 )
 
 // Index says which files an artifact holds and where each chunk of the stream
@@ -127,7 +128,8 @@ func (ix *Index) ContentDigest() Hash {
 	return Hash(h.Sum(nil))
 }
 
-// maxRaw returns the most bytes that an index of size compressed bytes may have.
+// maxRaw returns the most bytes, as lines count, that an index of size
+// compressed bytes may have.
 func maxRaw(size int64) int64 { return min(maxIndexRaw, minIndexRaw+size*maxRatio) }
 
 // WriteTo writes the index as zstd-compressed JSON lines. The bytes depend on
@@ -139,9 +141,9 @@ func (ix *Index) WriteTo(w io.Writer) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	raw := &counter{w: z}
-	b := bufio.NewWriterSize(raw, 64<<10)
-	enc := json.NewEncoder(b)
+	b := bufio.NewWriterSize(z, 64<<10)
+	raw := &counter{w: b, least: minLine}
+	enc := json.NewEncoder(raw) // writes a line at a time
 	enc.SetEscapeHTML(false)
 	err = enc.Encode(headLine{indexVersion, int64(len(ix.Files)), int64(len(ix.Chunks)), ix.Size()})
 	for i := 0; i < len(ix.Files) && err == nil; i++ {
@@ -162,14 +164,16 @@ func (ix *Index) WriteTo(w io.Writer) (int64, error) {
 	return count.n, err
 }
 
+// counter counts the bytes written, at least so many a call.
 type counter struct {
-	w io.Writer
-	n int64
+	w     io.Writer
+	least int
+	n     int64
 }
 
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
-	c.n += int64(n)
+	c.n += int64(max(n, c.least))
 	return n, err
 }
 
@@ -184,7 +188,7 @@ func ReadIndex(r io.Reader, size int64, layers []Layer) (*Index, error) {
 		return nil, err
 	}
 	defer z.Close()
-	d := lineReader{r: bufio.NewReaderSize(io.LimitReader(z, maxRaw(size)), 64<<10), size: size}
+	d := lineReader{r: bufio.NewReaderSize(z, 64<<10), size: size, left: maxRaw(size)}
 	ix, err := d.index(layers)
 	if err != nil {
 		return nil, fmt.Errorf("%w: index line %d: %w", ErrCorrupt, d.line, err)
@@ -195,6 +199,7 @@ func ReadIndex(r io.Reader, size int64, layers []Layer) (*Index, error) {
 type lineReader struct {
 	r    *bufio.Reader
 	size int64 // bytes of the compressed index
+	left int64 // bytes that may be read, as lines count
 	line int
 	buf  []byte
 }
@@ -210,6 +215,9 @@ func (d *lineReader) next(v any) error {
 			return fmt.Errorf("longer than %d bytes", maxLine)
 		}
 		if err == nil {
+			if d.left -= int64(max(len(d.buf), minLine)); d.left < 0 {
+				return fmt.Errorf("more than the %d bytes that are read of an index of %d", maxRaw(d.size), d.size)
+			}
 			return json.Unmarshal(d.buf, v)
 		}
 		if err == io.EOF {
@@ -322,6 +330,9 @@ func (d *lineReader) file() (File, error) {
 		}
 		if t.Offset < 0 || t.Size < 0 || t.Offset > f.Size-t.Size {
 			return f, fmt.Errorf("%q: tensor %q lies outside of the file", f.Path, t.Name)
+		}
+		if len(t.Shape) > tensor.MaxDims {
+			return f, fmt.Errorf("%q: tensor %q of %d dimensions", f.Path, t.Name, len(t.Shape))
 		}
 		f.Tensors = append(f.Tensors, t)
 	}

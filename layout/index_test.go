@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"mpack/layout"
+	"mpack/layout/tensor"
 )
 
 func TestIndexRoundTrip(t *testing.T) {
@@ -102,7 +103,8 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 		"tensor outside":       head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"name":"t","dtype":"U8","shape":[9],"offset":0,"size":9}` + "\n" + chunk(1, 0, 0, 10),
 		"tensor overflows":     head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"name":"t","dtype":"U8","shape":[9],"offset":9223372036854775807,"size":9}` + "\n" + chunk(1, 0, 0, 10),
 		"line without end":     head(1, 1, 1) + `{"path":"` + strings.Repeat("a", 2<<20),
-		"decompression bomb":   head(1, 1, 1) + strings.Repeat(" ", 64<<20),
+		"decompression bomb":   head(1, 1, 1) + strings.Repeat(strings.Repeat(" ", 1<<20-1)+"\n", 150),
+		"tensor of many dims":  head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"shape":[` + strings.Repeat("1,", 16) + "1]}\n" + chunk(1, 0, 0, 10),
 		"deep JSON":            strings.Repeat("[", 100000) + "\n",
 	} {
 		b := compress(t, s)
@@ -142,6 +144,22 @@ func TestIndexesThatRepeatThemselves(t *testing.T) {
 		if _, err := layout.ReadIndex(bytes.NewReader(b), int64(len(b)), layers); err != nil {
 			t.Errorf("what was written cannot be read: %v", err)
 		}
+	}
+}
+
+// What an index may take in memory follows from how many bytes it has, not
+// from how little a line of it can be.
+func TestLinesOfNothingAreCounted(t *testing.T) {
+	const lines = 1_200_000
+	bomb := compress(t, `{"mpack":"index/v1","files":1,"chunks":0,"size":0}`+"\n"+
+		fmt.Sprintf(`{"path":"a","mode":"100644","size":0,"tensors":%d}`+"\n", lines)+strings.Repeat("{}\n", lines))
+	_, err := layout.ReadIndex(bytes.NewReader(bomb), int64(len(bomb)), nil)
+	if !errors.Is(err, layout.ErrCorrupt) || !strings.Contains(err.Error(), "that are read of an index of") {
+		t.Errorf("%d bytes that say nothing %d times: %v", len(bomb), lines, err)
+	}
+	ix := &layout.Index{Files: []layout.File{{Path: "a", Mode: layout.ModeFile, Tensors: make([]tensor.Tensor, lines)}}}
+	if _, err := ix.Marshal(); err == nil {
+		t.Error("wrote an index that is not read")
 	}
 }
 

@@ -323,10 +323,10 @@ func finite(f float64) any {
 func (r *ggufReader) tensor() (Tensor, error) {
 	t := Tensor{Name: r.str(ggufMaxKey)}
 	dims := r.u32()
-	if r.err == nil && dims > maxDims {
+	if r.err == nil && dims > MaxDims {
 		return t, fmt.Errorf("%d dimensions", dims)
 	}
-	t.Shape = make([]int64, 0, min(dims, maxDims))
+	t.Shape = make([]int64, 0, min(dims, MaxDims))
 	for range dims {
 		t.Shape = append(t.Shape, int64(r.u64()))
 		if r.err != nil {

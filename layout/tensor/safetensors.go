@@ -110,7 +110,7 @@ func decodeSafetensor(dec *json.Decoder, start int64) (Tensor, error) {
 	if d.DType == "" || d.Shape == nil || len(d.Offsets) != 2 {
 		return Tensor{}, errors.New("no dtype, shape or data_offsets")
 	}
-	if len(d.Shape) > maxDims {
+	if len(d.Shape) > MaxDims {
 		return Tensor{}, fmt.Errorf("%d dimensions", len(d.Shape))
 	}
 	from, to := d.Offsets[0], d.Offsets[1]

@@ -29,11 +29,13 @@ const (
 	// maxHeader is the most bytes of a header that are read; it is the limit
 	// of the safetensors reference reader.
 	maxHeader = 100_000_000
-	// maxTensors, maxDims and maxName (in bytes) are far above what models have.
+	// maxTensors and maxName (in bytes) are far above what models have.
 	maxTensors = 1 << 20
-	maxDims    = 16
 	maxName    = 64 << 10
 )
+
+// MaxDims is how many dimensions a tensor has at most; those of models have four.
+const MaxDims = 16
 
 // ErrNotTensor is returned for a file that is not a tensor file, or that is a
 // broken one; the error then says in what way. Its bytes are as good as any
