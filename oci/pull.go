@@ -102,6 +102,16 @@ func (c *Client) pull(ctx context.Context, ref Reference, dir string, o PullOpti
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
+	paths := func(yield func(string) bool) {
+		for i := range ix.Files {
+			if p := ix.Files[i].Path; (lo.Select == nil || lo.Select(p)) && !yield(p) {
+				return
+			}
+		}
+	}
+	if err := w.Distinct(paths); err != nil {
+		return nil, err
+	}
 	done, err := layout.Assemble(ctx, ix, a.Layers(), w, a.Fetch, lo)
 	if err != nil {
 		return nil, err
