@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -320,14 +321,30 @@ func (w *Writer) Mkdir(path string) error {
 }
 
 // SetExec makes the regular file at path executable, or not, if it is not so
-// already.
+// already. A file that has other names too, in a store, say, is replaced by a
+// copy, as its mode is that of all its names.
 func (w *Writer) SetExec(path string, exec bool) error {
-	f, _, err := w.Existing(path)
+	f, fi, err := w.Existing(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return setExec(f, exec)
+	if _, changes := withExec(fi, exec); !changes || links(fi) == 1 {
+		return setExec(f, exec)
+	}
+	sum := sha256.Sum256([]byte(path))
+	key := hex.EncodeToString(sum[:])
+	dst, _, err := w.Part(key, 0)
+	if err != nil {
+		return err
+	}
+	if Clone(dst, f) != nil {
+		if _, err := io.Copy(dst, f); err != nil {
+			dst.Close()
+			return errors.Join(err, w.Remove(key))
+		}
+	}
+	return w.Commit(dst, key, path, exec)
 }
 
 // Remove drops the work file of key, if there is one.
@@ -471,22 +488,28 @@ func parents(name string) []string {
 
 // setExec lets those execute a file who may read it, or nobody.
 func setExec(f *os.File, exec bool) error {
-	if runtime.GOOS == "windows" {
-		return nil // has no such bit
-	}
 	fi, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	old := fi.Mode().Perm()
-	if exec == (old&0o100 != 0) {
+	perm, changes := withExec(fi, exec)
+	if !changes {
 		return nil
 	}
-	perm := old &^ 0o111
-	if exec {
-		perm |= (old & 0o444) >> 2
-	}
 	return f.Chmod(perm)
+}
+
+// withExec returns the mode that a file gets from setExec, and whether it is
+// another than it has.
+func withExec(fi fs.FileInfo, exec bool) (perm fs.FileMode, changes bool) {
+	perm = fi.Mode().Perm()
+	if runtime.GOOS == "windows" || exec == (perm&0o100 != 0) { // Windows has no such bit
+		return perm, false
+	}
+	if exec {
+		return perm | perm&0o444>>2, true
+	}
+	return perm &^ 0o111, true
 }
 
 func validKey(key string) error {

@@ -262,6 +262,40 @@ func TestWriterChangesTheExecuteBitAlone(t *testing.T) {
 	}
 }
 
+// A file that has a second name in a store keeps its mode there.
+func TestWriterChangesTheExecuteBitOfOneName(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such bit")
+	}
+	store := populate(t, "a")
+	stored := filepath.Join(store, "a")
+	for _, exec := range []bool{true, false} {
+		dir := t.TempDir()
+		perm := fs.FileMode(0o444)
+		if !exec {
+			perm = 0o555
+		}
+		if err := errors.Join(os.Chmod(stored, perm), os.Link(stored, filepath.Join(dir, "a"))); err != nil {
+			t.Fatal(err)
+		}
+		w := newWriter(t, dir)
+		if err := errors.Join(w.SetExec("a", !exec), w.SetExec("a", exec), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		there, err := os.Stat(stored)
+		if err != nil || there.Mode().Perm() != perm || content(t, stored) != "a" {
+			t.Errorf("the other name has mode %v, %v, want %v", there.Mode(), err, perm)
+		}
+		fi, err := os.Stat(filepath.Join(dir, "a"))
+		if err != nil || fi.Mode().Perm()&0o100 != 0 != exec || content(t, filepath.Join(dir, "a")) != "a" {
+			t.Errorf("this one has mode %v, %v", fi.Mode(), err)
+		}
+		if list, _ := os.ReadDir(dir); len(list) != 1 {
+			t.Errorf("%v stays", list)
+		}
+	}
+}
+
 func TestWriterLinks(t *testing.T) {
 	src := populate(t, "file")
 	f, err := os.Open(filepath.Join(src, "file"))
