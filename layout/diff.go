@@ -59,10 +59,8 @@ func Compare(a, b *Index) *Difference {
 	}
 	d := &Difference{Bytes: b.Size()}
 	counted := map[Hash]bool{}
-	starts := make([]int64, len(b.Chunks)+1)
 	for i := range b.Chunks {
 		c := &b.Chunks[i]
-		starts[i+1] = starts[i] + int64(c.Size)
 		if known[c.SHA256] {
 			continue
 		}
@@ -73,21 +71,20 @@ func Compare(a, b *Index) *Difference {
 			d.Fetch += int64(c.Length)
 		}
 	}
+
+	was, is := positionsOf(a), positionsOf(b)
 	// fresh counts the bytes of a run of b's stream that lie in chunks a has not.
 	fresh := func(from, size int64) (n int64) {
-		to := from + size
-		i := sort.Search(len(b.Chunks), func(i int) bool { return starts[i+1] > from })
-		for ; i < len(b.Chunks) && starts[i] < to; i++ {
-			if !known[b.Chunks[i].SHA256] {
-				n += min(to, starts[i+1]) - max(from, starts[i])
+		for _, p := range is.cuts(from, size) {
+			if !known[p.sum] {
+				n += p.to - p.from
 			}
 		}
 		return n
 	}
-
-	old := make(map[string]*File, len(a.Files))
+	old := make(map[string]int, len(a.Files))
 	for i := range a.Files {
-		old[a.Files[i].Path] = &a.Files[i]
+		old[a.Files[i].Path] = i
 	}
 	gone := map[Hash]*File{} // removed files by content, for renames
 	there := make(map[string]bool, len(b.Files))
@@ -101,14 +98,13 @@ func Compare(a, b *Index) *Difference {
 		}
 	}
 	renamed := map[string]bool{}
-	var pos int64
 	for i := range b.Files {
-		f := &b.Files[i]
-		start := pos
-		if f.Regular() {
-			pos += f.Size
+		f, start := &b.Files[i], is.files[i]
+		var o *File
+		var oldStart int64
+		if at, ok := old[f.Path]; ok {
+			o, oldStart = &a.Files[at], was.files[at]
 		}
-		o := old[f.Path]
 		if o != nil && o.SHA256 == f.SHA256 && o.Mode == f.Mode {
 			continue
 		}
@@ -129,7 +125,11 @@ func Compare(a, b *Index) *Difference {
 		}
 		d.Files = append(d.Files, c)
 		if c.Change != Renamed {
-			d.Tensors = append(d.Tensors, compareTensors(o, f, start, fresh)...)
+			d.Tensors = append(d.Tensors, compareTensors(o, f, func(t *tensor.Tensor) int64 {
+				return fresh(start+t.Offset, t.Size)
+			}, func(t, before *tensor.Tensor) bool {
+				return t.Size == before.Size && slices.Equal(is.cuts(start+t.Offset, t.Size), was.cuts(oldStart+before.Offset, t.Size))
+			})...)
 		}
 	}
 	for i := range a.Files {
@@ -142,9 +142,50 @@ func Compare(a, b *Index) *Difference {
 	return d
 }
 
-// compareTensors lists the tensors of f, at start in the stream, that o, which
-// may be nil, has not or has otherwise, and those that f has no more.
-func compareTensors(o, f *File, start int64, fresh func(from, size int64) int64) []TensorChange {
+// positions say where in the stream of an index things are.
+type positions struct {
+	*Index
+	files  []int64 // where each file begins
+	chunks []int64 // where each chunk begins, and the last one ends
+}
+
+func positionsOf(ix *Index) positions {
+	p := positions{ix, make([]int64, len(ix.Files)), make([]int64, len(ix.Chunks)+1)}
+	var pos int64
+	for i := range ix.Files {
+		p.files[i] = pos
+		if ix.Files[i].Regular() {
+			pos += ix.Files[i].Size
+		}
+	}
+	for i := range ix.Chunks {
+		p.chunks[i+1] = p.chunks[i] + int64(ix.Chunks[i].Size)
+	}
+	return p
+}
+
+// cut is a part of a chunk's bytes.
+type cut struct {
+	sum      Hash
+	from, to int64
+}
+
+// cuts returns what a run of the stream is made of.
+func (p positions) cuts(from, size int64) (out []cut) {
+	to := from + size
+	i := sort.Search(len(p.Chunks), func(i int) bool { return p.chunks[i+1] > from })
+	for ; i < len(p.Chunks) && p.chunks[i] < to; i++ {
+		start := p.chunks[i]
+		out = append(out, cut{p.Chunks[i].SHA256, max(from, start) - start, min(to, p.chunks[i+1]) - start})
+	}
+	return out
+}
+
+// compareTensors lists the tensors of f that o, which may be nil, has not or
+// has otherwise, and those that f has no more. Of a tensor of f, fresh counts
+// the bytes in chunks that a has not, and same says whether it is made as one
+// of o was, if of bytes that a has.
+func compareTensors(o, f *File, fresh func(*tensor.Tensor) int64, same func(t, before *tensor.Tensor) bool) []TensorChange {
 	had := map[string]*tensor.Tensor{}
 	if o != nil {
 		for i := range o.Tensors {
@@ -154,13 +195,13 @@ func compareTensors(o, f *File, start int64, fresh func(from, size int64) int64)
 	var out []TensorChange
 	for i := range f.Tensors {
 		t := &f.Tensors[i]
-		c := TensorChange{f.Path, t.Name, Changed, t.DType, t.Shape, t.Size, fresh(start+t.Offset, t.Size)}
+		c := TensorChange{f.Path, t.Name, Changed, t.DType, t.Shape, t.Size, fresh(t)}
 		before := had[t.Name]
 		delete(had, t.Name)
 		switch {
 		case before == nil:
 			c.Change = Added
-		case before.DType == t.DType && slices.Equal(before.Shape, t.Shape) && c.NewBytes == 0:
+		case before.DType == t.DType && slices.Equal(before.Shape, t.Shape) && c.NewBytes == 0 && same(t, before):
 			continue
 		}
 		out = append(out, c)

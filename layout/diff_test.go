@@ -52,6 +52,23 @@ func TestCompareNamesFilesAndTensors(t *testing.T) {
 	}
 }
 
+func TestCompareNamesTensorsThatSwapTheirContent(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "m.safetensors", safetensors(3<<20, 1, 2, 3, 4))
+	p1 := pack(t, dir, layout.PackOptions{}, b)
+	write(t, dir, "m.safetensors", safetensors(3<<20, 1, 3, 2, 4))
+	d := layout.Compare(p1.Index, pack(t, dir, layout.PackOptions{}, b).Index)
+	if len(d.Tensors) != 2 || d.Tensors[0].Name != "t001" || d.Tensors[1].Name != "t002" || d.Tensors[0].Change != layout.Changed || d.NewBytes != 0 {
+		t.Errorf("want t001 and t002 changed, no new bytes: %+v", d)
+	}
+	// One that only moves has not changed.
+	write(t, dir, "m.safetensors", safetensors(3<<20, 1, 2, 3, 4, 5))
+	d = layout.Compare(p1.Index, pack(t, dir, layout.PackOptions{}, b).Index)
+	if len(d.Tensors) != 1 || d.Tensors[0].Name != "t004" {
+		t.Errorf("want t004 added: %+v", d.Tensors)
+	}
+}
+
 func TestCompareNamesTensorsOfAnotherShape(t *testing.T) {
 	ix := func(shape ...int64) *layout.Index {
 		f := layout.File{Path: "m.safetensors", Mode: layout.ModeFile, Size: 12, SHA256: layout.Hash{byte(len(shape))}}
