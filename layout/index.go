@@ -323,6 +323,7 @@ func (d *lineReader) file() (File, error) {
 	if l.Tensors > 0 && !f.Regular() {
 		return f, fmt.Errorf("%q: tensors in what is not a file", f.Path)
 	}
+	var end int64 // of the last tensor
 	for range l.Tensors {
 		var t tensor.Tensor
 		if err := d.next(&t); err != nil {
@@ -331,6 +332,10 @@ func (d *lineReader) file() (File, error) {
 		if t.Offset < 0 || t.Size < 0 || t.Offset > f.Size-t.Size {
 			return f, fmt.Errorf("%q: tensor %q lies outside of the file", f.Path, t.Name)
 		}
+		if t.Offset < end {
+			return f, fmt.Errorf("%q: tensor %q begins before the last one ends", f.Path, t.Name)
+		}
+		end = t.Offset + t.Size
 		if len(t.Shape) > tensor.MaxDims {
 			return f, fmt.Errorf("%q: tensor %q of %d dimensions", f.Path, t.Name, len(t.Shape))
 		}

@@ -102,6 +102,7 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 		"short hash":           head(1, 1, 1) + strings.Replace(file("a"), a, a[:10], 1) + chunk(1, 0, 0, 10),
 		"tensor outside":       head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"name":"t","dtype":"U8","shape":[9],"offset":0,"size":9}` + "\n" + chunk(1, 0, 0, 10),
 		"tensor overflows":     head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"name":"t","dtype":"U8","shape":[9],"offset":9223372036854775807,"size":9}` + "\n" + chunk(1, 0, 0, 10),
+		"tensors overlap":      head(1, 1, 9) + strings.Replace(strings.Replace(file("a"), `"size":1`, `"size":9`, 1), "}", `,"tensors":2}`, 1) + strings.Repeat(`{"name":"t","dtype":"U8","shape":[9],"offset":0,"size":9}`+"\n", 2) + chunk(9, 0, 0, 10),
 		"line without end":     head(1, 1, 1) + `{"path":"` + strings.Repeat("a", 2<<20),
 		"decompression bomb":   head(1, 1, 1) + strings.Repeat(strings.Repeat(" ", 1<<20-1)+"\n", 150),
 		"tensor of many dims":  head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"shape":[` + strings.Repeat("1,", 16) + "1]}\n" + chunk(1, 0, 0, 10),
