@@ -300,7 +300,7 @@ func (c *Client) Tag(ctx context.Context, ref Reference, tags ...string) (ocispe
 	}
 	for _, t := range tags {
 		if !tagPattern.MatchString(t) {
-			return fail(fmt.Errorf("%w: %q is not a tag", ErrReference, t))
+			return fail(fmt.Errorf("%w: %q is not a tag; it stays in its repository, mpack copy takes it to another", ErrReference, t))
 		}
 	}
 	if ref.Scheme == Archive {

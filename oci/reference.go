@@ -71,6 +71,14 @@ func ParseRepository(s string) (Reference, error) {
 	if strings.ContainsAny(rest, "\x00\n\r") {
 		return bad("control characters")
 	}
+	switch before, _, ok := strings.Cut(s, "://"); {
+	case ok && r.Scheme == Layout: // helm and others mean a registry
+		return bad("write REGISTRY/REPOSITORY:TAG without oci://, or oci:/DIR:TAG for a layout on this machine")
+	case ok && r.Scheme == Registry:
+		return bad("leave out " + before + "://")
+	case r.Scheme == Registry && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/") || strings.HasPrefix(rest, "~")):
+		return bad("that is a path, not REGISTRY/REPOSITORY:TAG; a layout is written oci:DIR:TAG, an archive oci-archive:FILE:TAG")
+	}
 	if i := strings.LastIndex(rest, "@"); i >= 0 && strings.HasPrefix(rest[i+1:], "sha") {
 		r.Digest, rest = digest.Digest(rest[i+1:]), rest[:i]
 		if err := r.Digest.Validate(); err != nil || r.Digest.Algorithm() != digest.SHA256 {
@@ -90,6 +98,9 @@ func ParseRepository(s string) (Reference, error) {
 		}
 		r.Path = filepath.Clean(rest)
 		return r, nil
+	}
+	if strings.Contains(rest, "@") {
+		return bad("behind @ goes a digest, sha256:…; a tag goes behind :")
 	}
 	host, repo, ok := strings.Cut(rest, "/")
 	if !ok || host == "" || repo == "" {

@@ -47,6 +47,14 @@ func TestParseReference(t *testing.T) {
 			t.Errorf("%q is %+v, %v", s, r, err)
 		}
 	}
+	for s, want := range map[string]string{
+		"https://example.com/m:v1": "leave out https://", "docker://example.com/m:v1": "leave out docker://", "oci://example.com/m:v1": "without oci://",
+		"./model": "is a path", "../model:v1": "is a path", "/srv/model": "is a path", "~/model": "is a path", "example.com/m@v1": "behind :",
+	} {
+		if r, err := ParseReference(s); !errors.Is(err, ErrReference) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is %+v, %v", s, r, err)
+		}
+	}
 	if r, err := ParseRepository("example.com/m"); err != nil || r.Tag != "" {
 		t.Errorf("%+v, %v", r, err)
 	}

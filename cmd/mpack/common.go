@@ -118,7 +118,7 @@ func credentialHost(c *cli.Context) string {
 		args = append(args[min(1, len(args)):], args...)
 	}
 	for _, a := range args {
-		if fi, err := os.Stat(a); err == nil && fi.IsDir() {
+		if isDirectory(a) {
 			continue // of diff, and of push
 		}
 		if ref, err := oci.ParseRepository(a); err == nil && ref.Scheme == oci.Registry {
@@ -179,15 +179,38 @@ func refArg(c *cli.Context, i int, what string) (oci.Reference, error) {
 	if c.Args().Len() <= i {
 		return oci.Reference{}, usagef("%s is missing; mpack %s --help shows how", what, c.Command.Name)
 	}
-	return oci.ParseReference(c.Args().Get(i))
+	arg := c.Args().Get(i)
+	ref, err := oci.ParseReference(arg)
+	if err != nil && isDirectory(arg) {
+		switch c.Command.Name {
+		case "push":
+			err = usagef("%s is a directory: the reference goes before it, mpack push REF %s", arg, arg)
+		case "sign", "verify":
+			err = usagef("%s is a directory: write --dir %s", arg, arg)
+		}
+	}
+	return ref, err
 }
+
+func isDirectory(name string) bool {
+	fi, err := os.Stat(name)
+	return err == nil && fi.IsDir()
+}
+
+// behindFlag is the flag that a command wants before what is taken for an
+// argument too many.
+var behindFlag = map[string]string{"pull": "-o", "verify": "--dir", "attest": "--predicate"}
 
 // maxArgs refuses arguments that a command does not know.
 func maxArgs(c *cli.Context, n int) error {
-	if c.Args().Len() > n {
-		return usagef("too many arguments: %s", strings.Join(c.Args().Slice()[n:], " "))
+	if c.Args().Len() <= n {
+		return nil
 	}
-	return nil
+	more := strings.Join(c.Args().Slice()[n:], " ")
+	if f := behindFlag[c.Command.Name]; f != "" && c.Args().Len() == n+1 {
+		return usagef("too many arguments: write %s %s; mpack %s --help shows how", f, more, c.Command.Name)
+	}
+	return usagef("too many arguments: %s; mpack %s --help shows how", more, c.Command.Name)
 }
 
 // keyValues parses k=v flags.

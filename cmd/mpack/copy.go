@@ -112,6 +112,9 @@ Examples:
 			if err != nil {
 				return err
 			}
+			if named, err := oci.ParseRepository(c.Args().First()); err != nil || named.Tag == "" && named.Digest == "" {
+				return usagef("which? name a tag, %s:TAG, or a digest; mpack tags %s lists them", ref.Name(), ref.Name())
+			}
 			d, err := client.Remove(c.Context, ref)
 			if err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,36 @@ func TestWhatToDoIsSaid(t *testing.T) {
 		err := fmt.Errorf("push: %w", &url.Error{Op: "Get", URL: "/", Err: c.err})
 		if got := hintFor(err); !strings.Contains(got, c.hint) || (got == "") != (c.hint == "") {
 			t.Errorf("%v: %q", err, got)
+		}
+	}
+}
+
+func TestMistakesAreAnsweredWithWhatToDo(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("models/m", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("file", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"pull example.com/m:v1 ./out":            "write -o ./out",
+		"pull example.com/m:v1 a b":              "mpack pull --help",
+		"verify --key k example.com/m:v1 models": "write --dir models",
+		"verify --key k models":                  "write --dir models",
+		"sign --key k ./models":                  "write --dir ./models",
+		"attest example.com/m:v1 predicate.json": "write --predicate predicate.json",
+		"push models/m example.com/m:v1":         "mpack push example.com/m:v1 models/m",
+		"push ./models":                          "mpack push REF ./models",
+		"push example.com/m:v1 file":             "no directory",
+		"push oci://example.com/m:v1 models":     "without oci://",
+		"inspect https://example.com/m:v1":       "leave out https://",
+		"tag example.com/m:v1 example.com/m:v2":  "mpack copy",
+		"rm example.com/m":                       "mpack tags example.com/m",
+	} {
+		if code, _, errs := mpack(t, strings.Fields(line)...); code != exitUsage || !strings.Contains(errs, want) {
+			t.Errorf("mpack %s: exit code %d: %s", line, code, errs)
 		}
 	}
 }

@@ -58,6 +58,9 @@ Examples:
 }
 
 func push(c *cli.Context) error {
+	if a := c.Args(); a.Len() == 2 && isDirectory(a.Get(0)) && !isDirectory(a.Get(1)) {
+		return usagef("%s is a directory: the reference goes before it, mpack push %s %s", a.Get(0), a.Get(1), a.Get(0))
+	}
 	ref, err := refArg(c, 0, "REF")
 	if err != nil {
 		return err
@@ -68,6 +71,9 @@ func push(c *cli.Context) error {
 	dir := "."
 	if c.Args().Len() > 1 {
 		dir = c.Args().Get(1)
+	}
+	if _, err := os.Stat(dir); err == nil && !isDirectory(dir) {
+		return usagef("%s is no directory: name the one that it is in; --include takes some of its files", dir)
 	}
 	o := oci.PushOptions{
 		Kind:    c.String("kind"),
