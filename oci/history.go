@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,7 +23,16 @@ type Version struct {
 }
 
 // Created returns what the artifact states as its creation time, "" for nothing.
-func (v *Version) Created() string { return v.Manifest.Annotations[ocispec.AnnotationCreated] }
+func (a *Artifact) Created() string { return a.Manifest.Annotations[ocispec.AnnotationCreated] }
+
+// made is Created as a time; zero if it states none.
+func (a *Artifact) made() time.Time {
+	t, err := time.Parse(time.RFC3339, a.Created())
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
 
 // Versions returns the repository's artifacts, the oldest first: by their
 // creation times where all state one, else by their tags as version numbers.
@@ -64,11 +74,11 @@ func (r *Repo) Versions(ctx context.Context) ([]*Version, error) {
 		v := &Version{Artifact: a, Tags: []string{tag}}
 		byDigest[d.Digest] = v
 		vs = append(vs, v)
-		dated = dated && v.Created() != ""
+		dated = dated && !v.made().IsZero()
 	}
 	slices.SortStableFunc(vs, func(a, b *Version) int {
-		if dated && a.Created() != b.Created() {
-			return bytes.Compare([]byte(a.Created()), []byte(b.Created()))
+		if byTime := a.made().Compare(b.made()); dated && byTime != 0 {
+			return byTime
 		}
 		return compareVersions(a.Tags[0], b.Tags[0])
 	})

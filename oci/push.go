@@ -29,7 +29,7 @@ const ManualFile = "mpack.yaml"
 
 // Values of PushOptions.Base that are not references.
 const (
-	BaseAuto = "auto" // the tag being replaced, else the repository's newest artifact of the kind
+	BaseAuto = "auto" // the tag being replaced, else the newest artifact of the kind that the last tags name
 	BaseNone = "none" // layers depend on the tree alone
 )
 
@@ -242,36 +242,52 @@ func (p *push) findBase(ctx context.Context, kind string) error {
 	return nil
 }
 
-// baseTries is how many tags are looked at for one that holds an artifact.
+// baseTries is how many tags are looked at for one that holds an artifact, and
+// for the newest of those that do.
 const baseTries = 5
 
 func (p *push) autoBase(ctx context.Context, kind string) (*Artifact, error) {
-	usable := func(tag string) (*Artifact, error) {
+	look := func(tag string) (*Artifact, error) {
 		r := *p.repo
 		r.Ref.Tag = tag
 		a, err := r.Artifact(ctx)
-		if err == nil {
-			_, err = a.Index(ctx)
-		}
 		if err == nil && kind != "" && a.Config.Kind != kind {
 			err = fmt.Errorf("%w of kind %s", ErrNotArtifact, kind)
 		}
-		if err != nil {
-			return nil, err
-		}
+		return a, err
+	}
+	a, err := look(p.ref.Tag)
+	if err == nil {
+		_, err = a.Index(ctx)
+	}
+	if err == nil {
 		return a, nil
 	}
-	a, err := usable(p.ref.Tag)
-	if err == nil || !isNotArtifact(err) {
-		return a, err
+	if !isNotArtifact(err) {
+		return nil, err
 	}
 	tags, err := p.repo.Tags(ctx)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(tags, func(a, b string) int { return -compareVersions(a, b) })
+	slices.Reverse(tags)
+	var newest []*Artifact
+	dated := true
 	for _, tag := range tags[:min(len(tags), baseTries)] {
-		if a, err := usable(tag); err == nil {
+		a, err := look(tag)
+		if err != nil {
+			continue
+		}
+		newest = append(newest, a)
+		if dated = !a.made().IsZero(); !dated {
+			break // the order of tags must do
+		}
+	}
+	if dated {
+		slices.SortStableFunc(newest, func(a, b *Artifact) int { return b.made().Compare(a.made()) })
+	}
+	for _, a := range newest {
+		if _, err := a.Index(ctx); err == nil {
 			return a, nil
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/olareg/olareg"
 	"github.com/olareg/olareg/config"
@@ -239,5 +240,52 @@ func TestSparseLayersOfTheBaseAreNotListed(t *testing.T) {
 	}
 	if kept == 0 || kept == len(b.Layers()) {
 		t.Errorf("%d of the base's %d layers are listed", kept, len(b.Layers()))
+	}
+}
+
+func TestTheNewestArtifactIsTheBase(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	parts(t, dir, 1)
+	day := func(n int) time.Time { return time.Date(2026, 11, n, 0, 0, 0, 0, time.UTC) }
+	for _, k := range []struct {
+		what    string
+		created map[string]time.Time
+		base    string
+		most    int // requests for manifests and configs, and one of the list
+	}{
+		{"by time", map[string]time.Time{"adam": day(3), "sgd": day(1), "warm": day(2)}, "adam", 12},
+		{"by tags where one states no time", map[string]time.Time{"v9": day(3), "v10": {}, "v8": day(4)}, "v10", 6},
+		{"of the last five", map[string]time.Time{"a": day(9), "b": day(1), "c": day(2), "d": day(7), "e": day(3), "f": day(4)}, "d", 18},
+	} {
+		host, requests := registryFor(t)
+		repo := host + "/team/model"
+		digests := map[string]string{}
+		for tag, created := range k.created {
+			p, err := c.Push(t.Context(), reference(t, repo+":"+tag), dir, PushOptions{Base: BaseNone, Created: created, Annotations: map[string]string{"tag": tag}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests[tag] = string(p.Descriptor.Digest)
+		}
+		requests()
+		p := &push{client: c, ref: reference(t, repo+":next")}
+		var err error
+		if p.repo, err = c.Open(t.Context(), p.ref); err != nil {
+			t.Fatal(err)
+		}
+		a, err := p.autoBase(t.Context(), "")
+		if err != nil || a == nil || string(a.Descriptor.Digest) != digests[k.base] {
+			t.Errorf("%s: not %s: %v", k.what, k.base, err)
+		}
+		asked := 0
+		for _, r := range requests() {
+			if strings.Contains(r, "/team/model/") {
+				asked++
+			}
+		}
+		if asked > k.most {
+			t.Errorf("%s: %d requests", k.what, asked)
+		}
 	}
 }
