@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"mpack/layout/chunk"
 	"mpack/layout/frame"
+	"mpack/layout/sums"
 )
 
 // mergeGap is how many unwanted bytes are fetched rather than asking again.
@@ -39,26 +41,32 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 		c, d := chunkAt(i), chunkAt(j)
 		return cmp.Or(cmp.Compare(c.Layer, d.Layer), cmp.Compare(c.Offset, d.Offset))
 	})
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(a.opts.Workers)
-	pool := sync.Pool{New: func() any { return newFetcher(a) }}
-	for len(order) > 0 && gctx.Err() == nil {
+	var jobs []job
+	for len(order) > 0 {
 		l := chunkAt(order[0]).Layer
 		n := 1
 		for n < len(order) && chunkAt(order[n]).Layer == l {
 			n++
 		}
-		mine := order[:n]
+		jobs = append(jobs, job{int(l), order[:n]})
 		order = order[n:]
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(a.opts.Workers)
+	pool := sync.Pool{New: func() any { return newFetcher(a) }}
+	for _, j := range a.sideBySide(jobs, w) {
+		if gctx.Err() != nil {
+			break
+		}
 		g.Go(func() error {
-			ps := make([]piece, len(mine))
-			for i, first := range mine {
+			ps := make([]piece, len(j.firsts))
+			for i, first := range j.firsts {
 				ps[i] = piece{*chunkAt(first), w.at(int(first))}
 			}
 			f := pool.Get().(*fetcher)
 			defer pool.Put(f)
-			if err := f.layer(gctx, int(l), ps); err != nil {
-				return fmt.Errorf("layer sha256:%s: %w", a.layers[l].Digest, err)
+			if err := f.layer(gctx, j.layer, ps); err != nil {
+				return fmt.Errorf("layer sha256:%s: %w", a.layers[j.layer].Digest, err)
 			}
 			return nil
 		})
@@ -71,11 +79,53 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// job is what is wanted of a layer.
+type job struct {
+	layer  int
+	firsts []int32 // first places of the chunks, in order of their offsets
+}
+
+// sideBySide orders jobs so that each worker has a file to itself where there
+// are files enough: what comes in order is hashed while it is at hand, and need
+// not be read again.
+func (a *assembly) sideBySide(jobs []job, w *wants) []job {
+	var files [][]job // jobs that begin in the same file
+	last := -1
+	for _, j := range jobs {
+		start := a.starts[w.places[j.firsts[0]]]
+		file := sort.Search(len(a.targets), func(k int) bool { return a.targets[k].start+a.targets[k].Size > start })
+		if file != last {
+			files, last = append(files, nil), file
+		}
+		files[len(files)-1] = append(files[len(files)-1], j)
+	}
+	out := jobs[:0:0]
+	for len(files) > 0 {
+		now := files[:min(a.opts.Workers, len(files))]
+		files = files[len(now):]
+		for more := true; more; {
+			more = false
+			for i, js := range now {
+				if len(js) > 0 {
+					out, now[i] = append(out, js[0]), js[1:]
+					more = true
+				}
+			}
+		}
+	}
+	return out
+}
+
 // fetcher fetches layers, one at a time.
 type fetcher struct {
-	a        *assembly
-	dec      *frame.Decoder
-	enc, raw []byte
+	a   *assembly
+	dec *frame.Decoder
+	enc []byte
+
+	// What is decoded and not yet verified: as many chunks as are hashed at once.
+	raw  []byte
+	bufs [][]byte
+	sums [][sha256.Size]byte
 }
 
 func newFetcher(a *assembly) *fetcher {
@@ -83,7 +133,13 @@ func newFetcher(a *assembly) *fetcher {
 	if err != nil {
 		panic(err) // its options are constants
 	}
-	return &fetcher{a: a, dec: d, enc: make([]byte, frame.Bound(chunk.Max)), raw: make([]byte, chunk.Max)}
+	return &fetcher{
+		a: a, dec: d,
+		enc:  make([]byte, frame.Bound(chunk.Max)),
+		raw:  make([]byte, sums.Lanes*chunk.Max),
+		bufs: make([][]byte, 0, sums.Lanes),
+		sums: make([][sha256.Size]byte, sums.Lanes),
+	}
 }
 
 // tries is how often a transfer is begun again without a chunk gained.
@@ -169,32 +225,61 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 		ps, pos = all, 0
 	}
 	r := bufio.NewReaderSize(body, 256<<10)
+	f.bufs = f.bufs[:0]
 	for i := range ps {
+		if err = f.decode(r, &ps[i], &pos); err != nil {
+			break
+		}
+		if len(f.bufs) == cap(f.bufs) {
+			n, err := f.flush(ctx, ps[done:])
+			if done += n; err != nil {
+				return done, err
+			}
+		}
+	}
+	// What came before a failure is kept.
+	n, flushErr := f.flush(ctx, ps[done:])
+	return done + n, cmp.Or(flushErr, err)
+}
+
+// decode reads and decodes a piece behind those that wait to be verified. pos
+// is where in the layer r is.
+func (f *fetcher) decode(r *bufio.Reader, p *piece, pos *int64) error {
+	// Two pieces never overlap in an honest index; a lying one is refused here, not earlier, as it costs nothing.
+	if p.Offset < *pos {
+		return fmt.Errorf("%w: chunks overlap in the layer", ErrCorrupt)
+	}
+	if _, err := r.Discard(int(p.Offset - *pos)); err != nil {
+		return err
+	}
+	enc := f.enc[:p.Length]
+	if _, err := io.ReadFull(r, enc); err != nil {
+		return fmt.Errorf("read chunk at %d: %w", p.Offset, err)
+	}
+	*pos = p.Offset + int64(p.Length)
+	raw := f.raw[len(f.bufs)*chunk.Max:][:p.Size]
+	if err := f.dec.Decode(raw, enc, p.Filter); err != nil {
+		return fmt.Errorf("%w: chunk at %d: %w", ErrCorrupt, p.Offset, err)
+	}
+	f.bufs = append(f.bufs, raw)
+	return nil
+}
+
+// flush verifies what was decoded, which are the first of ps, writes it and
+// returns how many were written.
+func (f *fetcher) flush(ctx context.Context, ps []piece) (done int, err error) {
+	sums.Sum256(f.sums, f.bufs)
+	for i, raw := range f.bufs {
 		p := &ps[i]
-		// Two pieces never overlap in an honest index; a lying one is refused here, not earlier, as it costs nothing.
-		if p.Offset < pos {
-			return done, fmt.Errorf("%w: chunks overlap in the layer", ErrCorrupt)
-		}
-		if _, err := r.Discard(int(p.Offset - pos)); err != nil {
-			return done, err
-		}
-		enc := f.enc[:p.Length]
-		if _, err := io.ReadFull(r, enc); err != nil {
-			return done, fmt.Errorf("read chunk at %d: %w", p.Offset, err)
-		}
-		pos = p.Offset + int64(p.Length)
-		raw := f.raw[:p.Size]
-		if err := f.dec.Decode(raw, enc, p.Filter); err != nil {
-			return done, fmt.Errorf("%w: chunk at %d: %w", ErrCorrupt, p.Offset, err)
-		}
-		if sha256.Sum256(raw) != p.SHA256 {
-			return done, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
+		if f.sums[i] != p.SHA256 {
+			return i, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
 		}
 		if err := f.write(ctx, p, raw); err != nil {
-			return done, &localError{err}
+			return i, &localError{err}
 		}
-		done++
 	}
+	done = len(f.bufs)
+	f.bufs = f.bufs[:0]
 	return done, nil
 }
 

@@ -61,7 +61,8 @@ func rotr16(x uint64) uint64 {
 }
 
 func split2(lo, hi, src []byte) {
-	hi = hi[:len(lo)]
+	n := split2Fast(lo, hi, src)
+	lo, hi, src = lo[n:], hi[n:len(lo)], src[2*n:]
 	for len(lo) >= 8 && len(hi) >= 8 && len(src) >= 16 {
 		a := unzip(rotl16(binary.LittleEndian.Uint64(src)))
 		b := unzip(rotl16(binary.LittleEndian.Uint64(src[8:])))
@@ -76,7 +77,8 @@ func split2(lo, hi, src []byte) {
 }
 
 func join2(dst, lo, hi []byte) {
-	hi = hi[:len(lo)]
+	n := join2Fast(dst, lo, hi)
+	lo, hi, dst = lo[n:], hi[n:len(lo)], dst[2*n:]
 	for len(lo) >= 8 && len(hi) >= 8 && len(dst) >= 16 {
 		l, h := binary.LittleEndian.Uint64(lo), binary.LittleEndian.Uint64(hi)
 		binary.LittleEndian.PutUint64(dst, rotr16(zip(l&0xFFFFFFFF|h<<32)))
