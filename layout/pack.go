@@ -9,7 +9,6 @@ import (
 	"hash"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -62,9 +61,6 @@ type Put func(ctx context.Context, l Layer, body io.ReadSeeker) error
 // have, and returns the index. The result depends on the tree, the level and
 // the base alone. Errors of put come back as they are.
 func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, error) {
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
 	sources := sourcesOf(t)
 	var total int64
 	for _, s := range sources {
@@ -73,7 +69,8 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 	p := newPacker(o, total)
 	o.Progress.add(Delta{TotalFiles: int64(len(sources)), TotalBytes: total})
 	p.useBase(o.Base)
-	for range o.Workers {
+	s := newStream(sources, o.Workers)
+	for range s.workers {
 		e, err := frame.NewEncoder(o.Level)
 		if err != nil {
 			return nil, err
@@ -82,8 +79,7 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 	}
 
 	ctx = p.start(ctx, put)
-	s := newStream(sources, 2*o.Workers+4)
-	err := s.run(ctx, o.Workers, o.Progress, p.encode, p.collect)
+	err := s.run(ctx, o.Progress, p.encode, p.collect)
 	if err == nil {
 		err = p.restore(ctx, sources)
 	}
@@ -119,14 +115,10 @@ func (p *packer) end(ctx context.Context, err error) error {
 // Scan reads the tree and returns its index with no chunk placed in a layer,
 // to be compared with others.
 func Scan(ctx context.Context, t *tree.Tree, p Progress) (*Index, error) {
-	workers := runtime.GOMAXPROCS(0)
-	s := newStream(sourcesOf(t), 2*workers+4)
+	s := newStream(sourcesOf(t), 0)
 	var chunks []Chunk
-	err := s.run(ctx, workers, p,
-		func(_ int, c *raw) error {
-			c.sum = sha256.Sum256(c.buf)
-			return nil
-		},
+	err := s.run(ctx, p,
+		func(int, *raw) error { return nil },
 		func(_ context.Context, c *raw) error {
 			var n int
 			for _, part := range c.parts {
@@ -231,10 +223,8 @@ func baseLayers(layers []Layer) []*building {
 	return bs
 }
 
-// encode hashes a chunk and encodes it if nobody has yet. It is called by
-// many workers.
+// encode encodes a chunk if nobody has yet. It is called by many workers.
 func (p *packer) encode(worker int, c *raw) error {
-	c.sum = sha256.Sum256(c.buf)
 	p.mu.Lock()
 	e, ok := p.seen[c.sum]
 	if !ok {

@@ -20,6 +20,7 @@ import (
 
 	"mpack/layout/chunk"
 	"mpack/layout/frame"
+	"mpack/layout/sums"
 	"mpack/layout/tensor"
 	"mpack/layout/tree"
 )
@@ -49,7 +50,7 @@ type raw struct {
 	owners  atomic.Int32
 	element frame.Element
 	parts   []part
-	sum     Hash
+	sum     Hash          // of the bytes, known to the worker
 	known   *entry        // the chunk's entry, set by the worker
 	done    chan struct{} // closed by the worker
 }
@@ -62,24 +63,33 @@ type part struct {
 }
 
 // stream reads sources one after the other, cuts them into chunks and hands
-// each to the workers and, in stream order, to hash and collect.
+// each, hashed, to the workers and, in stream order, to hash and collect.
 type stream struct {
 	sources []source
 	out     []scanned
-	work    chan *raw
-	hashes  chan *raw
-	order   chan *raw
+	workers int
+	chunks  chan *raw // from read to sum
+	work    chan *raw // from sum to the workers
+	hashes  chan *raw // from read to hash
+	order   chan *raw // from read to collect
 	bufs    sync.Pool
 	win     []byte
 
 	chunksOnly bool // files are not hashed
 }
 
-// newStream returns a stream; at most window chunks are in flight.
-func newStream(sources []source, window int) *stream {
+// newStream returns a stream for so many workers; 0: one a CPU. Two chunks for
+// each and those that are hashed together are in flight at most.
+func newStream(sources []source, workers int) *stream {
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	window := 2*workers + 4 + sums.Lanes
 	s := &stream{
 		sources: sources,
 		out:     make([]scanned, len(sources)),
+		workers: workers,
+		chunks:  make(chan *raw, window),
 		work:    make(chan *raw, window),
 		hashes:  make(chan *raw, window),
 		order:   make(chan *raw, window),
@@ -88,20 +98,21 @@ func newStream(sources []source, window int) *stream {
 	return s
 }
 
-// run reads everything, calls encode from workers goroutines at once and
-// collect from one, in stream order, and returns when all is done.
-func (s *stream) run(ctx context.Context, workers int, p Progress, encode func(worker int, c *raw) error, collect func(ctx context.Context, c *raw) error) error {
-	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
+// run reads everything, calls encode from all workers at once and collect from
+// one goroutine, in stream order, and returns when all is done.
+func (s *stream) run(ctx context.Context, p Progress, encode func(worker int, c *raw) error, collect func(ctx context.Context, c *raw) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer close(s.work)
+		defer close(s.chunks)
 		defer close(s.hashes)
 		defer close(s.order)
 		return s.read(ctx)
 	})
-	for i := range workers {
+	g.Go(func() error {
+		defer close(s.work)
+		return s.sum(ctx)
+	})
+	for i := range s.workers {
 		g.Go(func() error {
 			for c := range s.work {
 				if err := encode(i, c); err != nil {
@@ -132,6 +143,33 @@ func (s *stream) run(ctx context.Context, workers int, p Progress, encode func(w
 	return g.Wait()
 }
 
+// sum computes the SHA-256 of chunks, as many at once as the machine can.
+func (s *stream) sum(ctx context.Context) error {
+	var batch []*raw
+	var bufs [][]byte
+	out := make([][sha256.Size]byte, sums.Lanes)
+	for more := true; more; {
+		var c *raw
+		if c, more = <-s.chunks; more {
+			batch, bufs = append(batch, c), append(bufs, c.buf)
+			if len(batch) < sums.Lanes {
+				continue
+			}
+		}
+		sums.Sum256(out, bufs)
+		for i, c := range batch {
+			c.sum = out[i]
+			select {
+			case s.work <- c:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		batch, bufs = batch[:0], bufs[:0]
+	}
+	return nil
+}
+
 func (s *stream) release(c *raw) {
 	if c.owners.Add(-1) == 0 {
 		b := c.buf[:cap(c.buf)]
@@ -144,7 +182,7 @@ func (s *stream) release(c *raw) {
 func (s *stream) emit(ctx context.Context, buf []byte, el frame.Element, parts []part) error {
 	c := &raw{buf: buf, element: el, parts: parts, done: make(chan struct{})}
 	c.owners.Store(2)
-	for _, ch := range []chan *raw{s.order, s.hashes, s.work} {
+	for _, ch := range []chan *raw{s.order, s.hashes, s.chunks} {
 		select {
 		case ch <- c:
 		case <-ctx.Done():

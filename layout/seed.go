@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"os"
-	"runtime"
 	"slices"
 	"sort"
 	"sync"
@@ -265,12 +264,11 @@ func (h *harvest) search(ctx context.Context, sources []source) error {
 	if len(sources) == 0 || h.wants.none() {
 		return nil
 	}
-	workers := runtime.GOMAXPROCS(0)
-	s := newStream(sources, 2*workers+4)
+	s := newStream(sources, 0)
 	s.chunksOnly = true
-	err := s.run(ctx, workers, nil,
+	err := s.run(ctx, nil,
 		func(_ int, c *raw) error {
-			first, ok := h.wants.take(sha256.Sum256(c.buf), int32(len(c.buf)))
+			first, ok := h.wants.take(c.sum, int32(len(c.buf)))
 			if !ok {
 				return nil
 			}
