@@ -382,6 +382,7 @@ func (s *Store) usage() ([]StoredUse, error) {
 type PruneOptions struct {
 	MaxAge  time.Duration // artifacts not pulled for longer go; 0: none
 	MaxSize int64         // bytes of files that stay at most, those of artifacts pulled last; 0: any
+	Waits   func()        // called if there are pulls to wait for
 }
 
 // Pruned is what a prune removed.
@@ -394,14 +395,28 @@ type Pruned struct {
 
 // PruneStore removes the artifacts of the store in dir that were not pulled
 // for the longest time, and every file that no other artifact has. It waits
-// until no pull is under way, and pulls wait for it.
+// until no pull is under way, and pulls wait for it; those that begin while it
+// waits go first.
 func PruneStore(ctx context.Context, dir string, o PruneOptions) (*Pruned, error) {
+	if o.Waits != nil && inUse(dir) {
+		o.Waits()
+	}
 	var out *Pruned
 	err := withStore(ctx, dir, false, func(s *Store) (err error) {
 		out, err = s.prune(ctx, o)
 		return err
 	})
 	return out, err
+}
+
+// inUse reports whether a pull holds the store in dir.
+func inUse(dir string) bool {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(tree.TryLock(f, false), tree.ErrBusy)
 }
 
 func (s *Store) prune(ctx context.Context, o PruneOptions) (*Pruned, error) {

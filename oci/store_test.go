@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,6 +101,27 @@ func TestStoreUnderPullsPrunesAndVerifiesAtOnce(t *testing.T) {
 		if _, err := a.Index(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Who prunes a store is told what for it takes so long, and may stop.
+func TestStorePruneSaysThatItWaits(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := OpenStore(t.Context(), dir, layout.LinkCopy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := 0
+	o := PruneOptions{Waits: func() { waits++; cancel() }}
+	if _, err := PruneStore(ctx, dir, o); !errors.Is(err, context.Canceled) || waits != 1 {
+		t.Errorf("said %d times that it waits, then %v", waits, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := PruneStore(t.Context(), dir, o); err != nil || waits != 1 {
+		t.Errorf("nobody to wait for: said %d times that it waits, then %v", waits, err)
 	}
 }
 

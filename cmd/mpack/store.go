@@ -43,8 +43,9 @@ Examples:
 				Usage:     "remove the artifacts that were not pulled for the longest time",
 				ArgsUsage: " ",
 				Description: `Removes files that no artifact in the store needs; with --keep-days or --max-size
-also the artifacts that were pulled longest ago. It waits until no pull is under
-way, and pulls wait for it. Directories that were pulled keep their files.
+also the artifacts that were pulled longest ago. It waits until no pull uses the
+store, and says so; pulls that begin meanwhile go first, those that begin later
+wait for it. Directories that were pulled keep their files.
 
 Examples:
   mpack store prune --store /var/lib/mpack
@@ -147,6 +148,9 @@ func pruneStore(c *cli.Context) error {
 		if o.MaxSize, err = parseBytes(s); err != nil || o.MaxSize < 1 {
 			return usagef("--max-size %q: want a size like 500GB or 2TiB", s)
 		}
+	}
+	o.Waits = func() {
+		say(c, "waiting until no pull uses %s; pulls that begin meanwhile go first", dir)
 	}
 	done, err := oci.PruneStore(c.Context, dir, o)
 	if err != nil {
