@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"mpack/layout/tree"
 )
@@ -21,7 +22,7 @@ type LinkMode string
 const (
 	LinkAuto    LinkMode = "auto"     // by reflink where the file system can
 	LinkReflink LinkMode = "reflink"  // the same; for those who want to be told if it could not
-	LinkHard    LinkMode = "hardlink" // one read-only file with several names; executable files are copied
+	LinkHard    LinkMode = "hardlink" // one read-only file with several names; executable files, and those of other users, are copied
 	LinkCopy    LinkMode = "copy"     // not at all
 )
 
@@ -51,7 +52,12 @@ func (s *FileStore) Part(h Hash) string { return filepath.Join(s.Dir, "part-"+h.
 // the one that another has left (resumed), which may hold anything, or a new
 // one. Where another process has it open, the error is [tree.ErrBusy].
 func (s *FileStore) part(f *File) (p *os.File, resumed bool, err error) {
-	p, err = os.OpenFile(s.Part(f.SHA256), os.O_RDWR|os.O_CREATE, 0o600)
+	root, err := os.OpenRoot(s.Dir) // a symlink in it leads nowhere else
+	if err != nil {
+		return nil, false, err
+	}
+	defer root.Close()
+	p, err = root.OpenFile(filepath.Base(s.Part(f.SHA256)), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, false, err
 	}
@@ -81,16 +87,22 @@ func (s *FileStore) part(f *File) (p *os.File, resumed bool, err error) {
 }
 
 // finish gives the verified work file p of f its name, and closes it. ours is
-// false if another process was faster: what has the name then nobody verified.
+// false if another process was faster, has put something in its place, or may
+// still write to what it began: what has the name then nobody verified.
 func (s *FileStore) finish(p *os.File, f *File) (ours bool, err error) {
-	err = errors.Join(p.Chmod(0o444), p.Close()) // Windows does not move an open file
+	mine, err := p.Stat()
+	err = errors.Join(err, p.Chmod(0o444), p.Close()) // Windows does not move an open file
 	if err == nil {
 		err = os.Rename(p.Name(), s.Name(f.SHA256))
 	}
 	if err != nil && s.Has(f) {
 		return false, nil
 	}
-	return true, err
+	if err == nil {
+		there, e := os.Lstat(s.Name(f.SHA256))
+		ours = e == nil && os.SameFile(mine, there) && tree.Owned(mine)
+	}
+	return ours, err
 }
 
 // Has reports whether a file seems to be there.
@@ -127,7 +139,7 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 	defer src.Close()
 	if s.Link == LinkHard && f.Mode == ModeFile {
 		fi, err := src.Stat()
-		if err == nil && fi.Mode().Perm()&0o222 == 0 && fi.Mode().Perm()&0o111 == 0 {
+		if err == nil && fi.Mode().Perm()&0o333 == 0 && tree.Owned(fi) {
 			if err := s.verify(ctx, src, f, verified); err != nil {
 				return s.drop(ctx, src)
 			}
@@ -242,7 +254,10 @@ func (s *FileStore) put(ctx context.Context, w *tree.Writer, f *File) (bool, err
 	if s.Link == LinkHard && f.Mode == ModeFile {
 		link := tmp.Name() + "-link"
 		if tree.LinkFile(src, link) == nil {
-			err := os.Chmod(link, 0o444)
+			err := src.Chmod(0o444)        // of link, which may be a symlink by now
+			if runtime.GOOS == "windows" { // where what is open for reading has no Chmod
+				err = os.Chmod(link, 0o444)
+			}
 			if err == nil {
 				err = os.Rename(link, s.Name(f.SHA256))
 			}

@@ -174,3 +174,79 @@ func TestWhatAnotherPutIntoTheStoreIsVerified(t *testing.T) {
 		same(t, dir, out)
 	}
 }
+
+// What takes the place of a work file that was verified was not.
+func TestWhatReplacesAWorkFileIsVerified(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "large.bin", random(1, 3<<20))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	for _, link := range []layout.LinkMode{layout.LinkCopy, layout.LinkAuto, layout.LinkHard} {
+		o := stored(t.TempDir(), link)
+		part := o.Store.Part(p.Index.Files[0].SHA256)
+		fetch := func(ctx context.Context, n int, offset, length int64) (io.ReadCloser, bool, error) {
+			if err := os.Remove(part); err == nil {
+				write(t, o.Store.Dir, filepath.Base(part), bytes.Repeat([]byte("x"), 3<<20))
+			}
+			return b.from(p.Layers)(ctx, n, offset, length)
+		}
+		out := t.TempDir()
+		w, err := tree.NewWriter(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, fetch, o); err == nil {
+			t.Errorf("%s: nothing was noticed", link)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(out, "large.bin")); err == nil {
+			same(t, dir, out)
+		}
+	}
+}
+
+// A symlink in a store makes no file elsewhere.
+func TestStoreFollowsNoLinks(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "large.bin", random(1, 3<<20))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	for _, there := range []bool{false, true} {
+		o := stored(t.TempDir(), layout.LinkAuto)
+		outside := filepath.Join(t.TempDir(), "outside")
+		if there {
+			write(t, filepath.Dir(outside), "outside", []byte("mine"))
+		}
+		if err := os.Symlink(outside, o.Store.Part(p.Index.Files[0].SHA256)); err != nil {
+			t.Skip(err) // Windows wants a privilege for it
+		}
+		out := t.TempDir()
+		done := assemble(t, p, b, out, o)
+		same(t, dir, out)
+		if done.Unkept == nil {
+			t.Error("nothing says that the store's work file is no file")
+		}
+		got, err := os.ReadFile(outside)
+		if (err == nil) != there || string(got) != "mine"[:len(got)] {
+			t.Errorf("outside the store there is %q, %v", got, err)
+		}
+	}
+}
+
+// Another user can change its file whenever it likes, so it is no link.
+func TestFilesOfOtherUsersAreCopied(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "large.bin", random(1, 3<<20))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	o := stored(t.TempDir(), layout.LinkHard)
+	assemble(t, p, b, t.TempDir(), o)
+	if err := os.Chown(o.Store.Name(p.Index.Files[0].SHA256), 12345, -1); err != nil {
+		t.Skip("only root gives files away: ", err)
+	}
+	out := t.TempDir()
+	done := assemble(t, p, b, out, o)
+	same(t, dir, out)
+	if done.Shared != 0 {
+		t.Errorf("%d bytes are a link to another user's file", done.Shared)
+	}
+}
