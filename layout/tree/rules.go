@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,9 @@ import (
 
 // ignoreFile holds rules of exclusion, in the directory that is walked.
 const ignoreFile = ".mpackignore"
+
+// maxIgnore is the most bytes that it has.
+const maxIgnore = 1 << 20
 
 // ignored is what nobody means to pack and what can be many times the size of
 // the rest: the history of a cloned repository, and the bookkeeping of a
@@ -82,14 +84,22 @@ func newRules(include, exclude []string) (*rules, error) {
 // readIgnore returns the patterns of an ignore file, none if there is no such
 // file.
 func readIgnore(name string) ([]string, error) {
-	b, err := os.ReadFile(name)
+	fi, err := os.Stat(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	ps, err := parseIgnore(bytes.NewReader(b))
+	if !fi.Mode().IsRegular() || fi.Size() > maxIgnore { // who cloned the directory did not write it
+		return nil, fmt.Errorf("%s: not a file of at most %d bytes", name, maxIgnore)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	ps, err := parseIgnore(io.LimitReader(f, maxIgnore))
 	if err == nil {
 		_, err = compile(ps)
 	}

@@ -375,3 +375,23 @@ func FuzzIgnore(f *testing.F) {
 		}
 	})
 }
+
+func TestIgnoreFilesAreSmallFiles(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		make func(name string) error
+	}{
+		{"large", func(name string) error { return os.WriteFile(name, make([]byte, maxIgnore+1), 0o644) }},
+		{"directory", func(name string) error { return os.Mkdir(name, 0o755) }},
+		{"device", func(name string) error { return os.Symlink(os.DevNull, name) }},
+	} {
+		dir := populate(t, "a")
+		if err := c.make(filepath.Join(dir, ignoreFile)); err != nil {
+			t.Logf("%s: %v", c.name, err)
+			continue // Windows wants a privilege for symlinks
+		}
+		if _, err := Walk(t.Context(), dir, Options{}); err == nil || !strings.Contains(err.Error(), ignoreFile) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
