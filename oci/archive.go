@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/image-spec/specs-go"
@@ -26,6 +28,7 @@ import (
 type archiveWriter struct {
 	path string
 	old  *oci.ReadOnlyStore // what was there before; nil: nothing
+	was  fs.FileInfo        // its file
 
 	mu    sync.Mutex
 	f     *os.File
@@ -33,12 +36,13 @@ type archiveWriter struct {
 	blobs map[string]bool // digests written
 	tags  map[string]ocispec.Descriptor
 	roots []ocispec.Descriptor // manifests pushed
-	wrong error                // the first failure: the tar is of no use after it
+	wrong error                // what makes the tar of no use
 }
 
 func newArchiveWriter(ctx context.Context, path string) (*archiveWriter, error) {
 	w := &archiveWriter{path: path, blobs: map[string]bool{}, tags: map[string]ocispec.Descriptor{}}
-	if _, err := os.Stat(path); err == nil {
+	if fi, err := os.Stat(path); err == nil {
+		w.was = fi
 		if w.old, err = oci.NewFromTar(ctx, path); err != nil {
 			return nil, err
 		}
@@ -73,20 +77,29 @@ func (w *archiveWriter) Push(_ context.Context, d ocispec.Descriptor, r io.Reade
 	if w.blobs[string(d.Digest)] {
 		return nil
 	}
-	err := w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + d.Digest.Encoded(), Mode: 0o644, Size: d.Size})
+	if err := w.tw.Flush(); err != nil { // to where the next begins
+		return err
+	}
+	start, err := w.f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	err = w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + d.Digest.Encoded(), Mode: 0o644, Size: d.Size})
 	if err == nil {
 		vr := content.NewVerifyReader(r, d)
 		if _, err = io.Copy(w.tw, vr); err == nil {
 			err = vr.Verify()
 		}
 	}
-	if err != nil {
-		w.wrong = err
+	if err != nil { // half a blob: it may be pushed again
+		_, seek := w.f.Seek(start, io.SeekStart)
+		w.wrong = errors.Join(seek, w.f.Truncate(start))
+		w.tw = tar.NewWriter(w.f)
 		return err
 	}
 	w.blobs[string(d.Digest)] = true
 	if isManifest(d) {
-		w.roots = append(w.roots, d)
+		w.roots = append(w.roots, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType})
 	}
 	return nil
 }
@@ -145,31 +158,40 @@ func (w *archiveWriter) Tags(ctx context.Context, last string, fn func([]string)
 	return w.old.Tags(ctx, last, fn)
 }
 
-// carry writes what was in the old file and is not in the new one.
-func (w *archiveWriter) carry() error {
+// carry writes what was in the old file and is not in the new one, and returns
+// what the old one lists.
+func (w *archiveWriter) carry() (list []ocispec.Descriptor, err error) {
 	f, err := os.Open(w.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	tr := tar.NewReader(f)
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
-			return nil
+			return list, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		hex := filepath.Base(h.Name)
-		if h.Typeflag != tar.TypeReg || filepath.ToSlash(filepath.Dir(filepath.Clean(h.Name))) != "blobs/sha256" || w.blobs["sha256:"+hex] {
+		name := filepath.ToSlash(filepath.Clean(h.Name))
+		if h.Typeflag == tar.TypeReg && name == ocispec.ImageIndexFile {
+			var ix ocispec.Index
+			if err := json.NewDecoder(io.LimitReader(tr, maxIndex)).Decode(&ix); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			list = ix.Manifests
+		}
+		hex, ok := strings.CutPrefix(name, "blobs/sha256/")
+		if h.Typeflag != tar.TypeReg || !ok || strings.Contains(hex, "/") || w.blobs["sha256:"+hex] {
 			continue
 		}
 		if err := w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + hex, Mode: 0o644, Size: h.Size}); err != nil {
-			return err
+			return nil, err
 		}
 		if _, err := io.Copy(w.tw, tr); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -183,42 +205,26 @@ func (w *archiveWriter) Close() error {
 		return nil
 	}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
-	ctx := context.Background()
-	tags := w.tags
 	if w.old != nil {
-		err := errors.Join(w.carry(), w.old.Tags(ctx, "", func(old []string) error {
-			for _, t := range old {
-				if _, ok := tags[t]; !ok {
-					d, err := w.old.Resolve(ctx, t)
-					if err != nil {
-						return err
-					}
-					tags[t] = d
-				}
-			}
-			return nil
-		}))
+		old, err := w.carry()
 		if err != nil {
 			return fmt.Errorf("carry over %s: %w", w.path, err)
 		}
+		index.Manifests = old
 	}
-	tagged := map[string]bool{}
-	for t, d := range tags {
-		tagged[string(d.Digest)] = true
-		d = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType,
-			Annotations: map[string]string{ocispec.AnnotationRefName: t}}
-		index.Manifests = append(index.Manifests, d)
+	for t, d := range w.tags {
+		index.Manifests = append(untag(index.Manifests, t), ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType,
+			Annotations: map[string]string{ocispec.AnnotationRefName: t}})
 	}
-	for _, d := range w.roots {
-		if !tagged[string(d.Digest)] {
-			index.Manifests = append(index.Manifests, d)
-		}
-	}
+	index.Manifests = tidy(append(index.Manifests, w.roots...))
 	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int {
-		return slices.Compare([]string{a.Annotations[ocispec.AnnotationRefName], string(a.Digest)}, []string{b.Annotations[ocispec.AnnotationRefName], string(b.Digest)})
+		return slices.Compare([]string{refName(a), string(a.Digest)}, []string{refName(b), string(b.Digest)})
 	})
 	if err := errors.Join(w.file(ocispec.ImageIndexFile, index), w.tw.Close(), w.f.Chmod(0o644), w.f.Sync(), w.f.Close()); err != nil { // Windows does not move an open file
 		return fmt.Errorf("write %s: %w", w.path, err)
+	}
+	if now, err := os.Stat(w.path); (err == nil) != (w.was != nil) || err == nil && (!os.SameFile(now, w.was) || !now.ModTime().Equal(w.was.ModTime())) {
+		return fmt.Errorf("write %s: somebody else has written it meanwhile, and that stays; run the same command again", w.path)
 	}
 	return os.Rename(w.f.Name(), w.path)
 }
