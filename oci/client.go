@@ -84,7 +84,7 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Docker's config: %w", err)
 	}
-	rt := &retry.Transport{Base: &logged{steadyUploads{tr}, o.Debug}, Policy: func() retry.Policy { return patience }}
+	rt := &retry.Transport{Base: &logged{steady{tr}, o.Debug}, Policy: func() retry.Policy { return patience }}
 	c := &Client{opts: o, http: &http.Client{Transport: rt}, creds: store, plain: map[string]bool{}}
 	c.auth = &auth.Client{Client: c.http, Cache: auth.NewCache(), Credential: c.credential}
 	c.auth.SetUserAgent(o.UserAgent)

@@ -253,6 +253,7 @@ func TestOnlyWhatMayPassIsRetried(t *testing.T) {
 		{"silence", &url.Error{Err: errUnread}, true},
 		{"an overloaded registry", &errcode.ErrorResponse{StatusCode: http.StatusServiceUnavailable}, true},
 		{"a refusal", &errcode.ErrorResponse{StatusCode: http.StatusForbidden}, false},
+		{"a full disk", &os.PathError{Op: "write", Err: syscall.ENOSPC}, false},
 		{"something else", errors.New("no"), false},
 	} {
 		if got := transient(fmt.Errorf("push: %w", c.err)); got != c.want {
@@ -288,6 +289,7 @@ func TestAnUploadThatIsNotTakenIsBegunAgain(t *testing.T) {
 				w.WriteHeader(http.StatusCreated)
 			}
 		}))
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
 		c := testClient(t)
 		if tls {
 			s.EnableHTTP2 = true
@@ -316,6 +318,55 @@ func TestAnUploadThatIsNotTakenIsBegunAgain(t *testing.T) {
 		}
 	}
 	close(done)
+}
+
+// fallsSilent writes ten bytes of a response and then nothing, until done.
+type fallsSilent struct {
+	http.ResponseWriter
+	done <-chan struct{}
+}
+
+func (w fallsSilent) Write(p []byte) (int, error) {
+	_, _ = w.ResponseWriter.Write(p[:min(len(p), 10)])
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+	<-w.done
+	return 0, io.ErrClosedPipe
+}
+
+func TestACopyFromWhatFallsSilentGoesOn(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	parts(t, dir, 1)
+	host, _ := registryFor(t)
+	p, err := c.Push(t.Context(), reference(t, host+"/team/model:v1"), dir, PushOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	silence := maxSilence
+	maxSilence = 200 * time.Millisecond
+	defer func() { maxSilence = silence }()
+	to, err := url.Parse("http://" + host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := httputil.NewSingleHostReverseProxy(to)
+	registry.ErrorLog = log.New(io.Discard, "", 0)
+	var silent atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") && silent.Add(1) == 1 {
+			w = fallsSilent{w, r.Context().Done()}
+		}
+		registry.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	from := reference(t, strings.TrimPrefix(s.URL, "http://")+"/team/model:v1")
+	for _, to := range []string{"oci:" + t.TempDir(), "oci-archive:" + filepath.Join(t.TempDir(), "a.tar")} {
+		silent.Store(0)
+		copied, err := c.Copy(t.Context(), from, reference(t, to+":v1"), CopyOptions{})
+		if err != nil || copied.Descriptor.Digest != p.Descriptor.Digest || silent.Load() < 2 {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
 }
 
 func TestAnArchiveOfWhatFailedIsNotKept(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -225,21 +226,23 @@ func transient(err error) bool {
 	if errors.As(err, &resp) {
 		return passing(resp.StatusCode)
 	}
-	if distrusted(err) {
+	if hopeless(err) {
 		return false
 	}
 	var netErr net.Error
 	return errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
-// distrusted reports whether an error, though net/http calls it one of the
-// network, will be the same next time: no such host, or one that does not
-// speak TLS, or whose certificate is not taken.
-func distrusted(err error) bool {
+// hopeless reports whether an error, though Go calls it one of the network,
+// will be the same next time: no such host, or one that does not speak TLS, or
+// whose certificate is not taken; a disk that is full.
+func hopeless(err error) bool {
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	return errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) || errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch)
+	var file *fs.PathError
+	return errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) || errors.As(err, &record) ||
+		errors.As(err, &file) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // unseekable hides everything of a body but Read, so that it is retried in
@@ -342,17 +345,6 @@ func (r *Repo) openRange(ctx context.Context, d ocispec.Descriptor, offset, leng
 		}
 		return &sizedBlob{rc, d.Size}, offset > 0, nil
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	rc, whole, err = r.requestRange(ctx, d, offset, length)
-	if err != nil {
-		cancel(nil)
-		return nil, false, err
-	}
-	return newSteadyBody(ctx, cancel, rc), whole, nil
-}
-
-// requestRange is openRange for a registry.
-func (r *Repo) requestRange(ctx context.Context, d ocispec.Descriptor, offset, length int64) (rc io.ReadCloser, whole bool, err error) {
 	ref := r.remote.Reference
 	ref.Reference = d.Digest.String()
 	ctx = auth.AppendRepositoryScope(ctx, ref, auth.ActionPull)

@@ -54,22 +54,21 @@ func (b *steadyBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// steadyUploads gives a request up when nothing of its body is taken for
-// maxSilence.
-type steadyUploads struct{ base http.RoundTripper }
+// steady is a transport that gives a request up when the registry neither
+// takes its body nor sends that of the response.
+type steady struct{ base http.RoundTripper }
 
-func (s steadyUploads) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body == nil || r.Body == http.NoBody {
-		return s.base.RoundTrip(r)
-	}
+func (s steady) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
-	body := &takenBody{ReadCloser: r.Body, timer: time.AfterFunc(maxSilence, func() { cancel(errUnread) })}
-	body.timer.Stop() // it may wait for its turn on a connection
+	taken := &takenBody{timer: time.AfterFunc(maxSilence, func() { cancel(errUnread) })}
+	taken.timer.Stop() // it may wait for its turn on a connection
 	r = r.WithContext(ctx)
-	r.Body = body
+	if r.Body != nil && r.Body != http.NoBody {
+		taken.ReadCloser, r.Body = r.Body, taken
+	}
 	resp, err := s.base.RoundTrip(r)
-	body.answered.Store(true)
-	body.timer.Stop()
+	taken.answered.Store(true)
+	taken.timer.Stop()
 	if err != nil {
 		if context.Cause(ctx) == errUnread {
 			err = errUnread
@@ -77,7 +76,7 @@ func (s steadyUploads) RoundTrip(r *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = &endingBody{resp.Body, cancel}
+	resp.Body = newSteadyBody(ctx, cancel, resp.Body)
 	return resp, nil
 }
 
@@ -110,16 +109,4 @@ func (b *takenBody) Close() error {
 		b.timer.Stop()
 	}
 	return b.ReadCloser.Close()
-}
-
-// endingBody ends the request when its response was read.
-type endingBody struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
-}
-
-func (b *endingBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.cancel(nil)
-	return err
 }
