@@ -93,13 +93,46 @@ func (l *imageLayout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, e
 			return false, err
 		}
 	}
-	return l.Store.Exists(ctx, d)
+	ok, err := l.Store.Exists(ctx, d)
+	return ok && !l.cut(d), err
+}
+
+func (l *imageLayout) blobName(d ocispec.Descriptor) string {
+	return filepath.Join(l.dir, storeBlobs, d.Digest.Encoded())
+}
+
+// cut reports whether a blob has not its size, as after a power failure.
+func (l *imageLayout) cut(d ocispec.Descriptor) bool {
+	if sha256Digest(string(d.Digest)) != nil {
+		return false
+	}
+	fi, err := os.Stat(l.blobName(d))
+	return err == nil && fi.Size() != d.Size
+}
+
+// drop removes a blob that was cut. That it was, its digest must say: d may be
+// a stranger's, who states another size.
+func (l *imageLayout) drop(d ocispec.Descriptor) error {
+	f, err := os.Open(l.blobName(d))
+	if err != nil {
+		return err
+	}
+	got, err := digest.FromReader(f)
+	if err = errors.Join(err, f.Close()); err != nil || got == d.Digest {
+		return err
+	}
+	return os.Remove(l.blobName(d))
 }
 
 // Push implements [content.Pusher]. What is there already is as good.
 func (l *imageLayout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
 	if err := l.hold(ctx, true); err != nil {
 		return err
+	}
+	if l.cut(d) {
+		if err := l.drop(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if err := l.Store.Push(ctx, d, r); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
 		return err

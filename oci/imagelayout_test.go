@@ -236,3 +236,43 @@ func TestAManifestThatIsNotListedIsPushedAgain(t *testing.T) {
 		}
 	}
 }
+
+// Blobs are not waited for to be on the disk.
+func TestABlobThatWasCutIsPushedAgain(t *testing.T) {
+	c := testClient(t)
+	dir, tree := t.TempDir(), t.TempDir()
+	parts(t, tree, 1)
+	ref := reference(t, "oci:"+dir+":v1")
+	p, err := c.Push(t.Context(), ref, tree, PushOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Open(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := r.Artifact(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := filepath.Join(dir, storeBlobs, a.Manifest.Layers[1].Digest.Encoded())
+	if err := errors.Join(os.Chmod(layer, 0o600), os.Truncate(layer, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.Push(t.Context(), ref, tree, PushOptions{Base: BaseNone}); err != nil || again.Descriptor.Digest != p.Descriptor.Digest {
+		t.Fatalf("%v: %v", again, err)
+	}
+	lie := a.Manifest.Layers[1]
+	lie.Size--
+	w, err := c.open(t.Context(), ref, forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.pushBlob(t.Context(), lie, bytes.NewReader(make([]byte, lie.Size)), nil)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Pull(t.Context(), ref, t.TempDir(), PullOptions{}); err != nil {
+		t.Error(err)
+	}
+}
