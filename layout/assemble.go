@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"iter"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mpack/layout/chunk"
+	"mpack/layout/sums"
 	"mpack/layout/tree"
 )
 
@@ -111,11 +111,10 @@ type target struct {
 	f       *os.File // of a large file, while it is being written
 	inStore bool     // f is the store's work file, not the destination's
 	have    []bool   // chunks whose bytes are in the part, from first
+	absent  []int32  // chunks that are not, of each window; nil: windows are not checked
+	ready   []int    // windows that are there and to be checked
+	wrong   bool     // a window is not what it should be
 	missing atomic.Int32
-
-	sumMu sync.Mutex
-	sum   hash.Hash // of the chunks before next
-	next  int       // from first
 }
 
 // plan lists the files and where they lie in the stream.
@@ -171,15 +170,12 @@ func (a *assembly) keep(ctx context.Context) error {
 		if fi.Size() != t.Size {
 			return nil
 		}
-		h := sha256.New()
-		if _, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, f}, make([]byte, 256<<10)); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return nil // what cannot be read is replaced
+		same, err := t.isIn(ctx, f, a.opts.Workers)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		if Hash(h.Sum(nil)) != t.SHA256 {
-			return nil
+		if err != nil || !same {
+			return nil // what cannot be read is replaced
 		}
 		if err := a.w.SetExec(t.Path, t.Mode == ModeExec); err != nil {
 			return err
@@ -312,8 +308,7 @@ func (a *assembly) missing() []*target {
 func (a *assembly) resume(ctx context.Context) error {
 	ts := a.missing()
 	for _, t := range ts {
-		t.have = make([]bool, t.last-t.first)
-		t.missing.Store(int32(t.last - t.first))
+		a.expect(t)
 	}
 	return a.named(ctx, ts, func(ctx context.Context, t *target) error {
 		if t.Size < ownRun {
@@ -341,8 +336,9 @@ func (a *assembly) resume(ctx context.Context) error {
 				break
 			}
 			if sha256.Sum256(buf[:c.Size]) == c.SHA256 {
-				t.have[i-t.first] = true
-				t.missing.Add(-1)
+				if _, err := a.arrived(t, i); err != nil {
+					return fmt.Errorf("%s: %w", t.Path, err)
+				}
 				a.local.Add(int64(c.Size))
 				a.opts.Progress.add(Delta{Bytes: int64(c.Size), Deduped: int64(c.Size)})
 			}
@@ -352,6 +348,67 @@ func (a *assembly) resume(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// expect has all chunks of a file missing.
+func (a *assembly) expect(t *target) {
+	t.have = make([]bool, t.last-t.first)
+	t.missing.Store(int32(t.last - t.first))
+	if t.Size < ownRun || !t.hasStates() {
+		return
+	}
+	t.absent = make([]int32, sums.Windows(t.Size))
+	for i := t.first; i < t.last; i++ {
+		for w, last := a.windows(t, i); w <= last; w++ {
+			t.absent[w]++
+		}
+	}
+}
+
+// windows returns the first and the last window of a file that chunk number i
+// has bytes of.
+func (a *assembly) windows(t *target, i int) (first, last int) {
+	from, to := max(a.starts[i], t.start), min(a.starts[i+1], t.start+t.Size)
+	return int((from - t.start) / sums.Window), int((to - 1 - t.start) / sums.Window)
+}
+
+// arrived notes that chunk number i is in the work file of t, and reports
+// whether it was the last. Windows are checked meanwhile, as many at once as
+// the machine can, so that little is left to be done in the end.
+func (a *assembly) arrived(t *target, i int) (all bool, err error) {
+	t.mu.Lock()
+	if t.have[i-t.first] {
+		t.mu.Unlock()
+		return false, nil
+	}
+	t.have[i-t.first] = true
+	var ready []int
+	if t.absent != nil {
+		for w, last := a.windows(t, i); w <= last; w++ {
+			if t.absent[w]--; t.absent[w] == 0 {
+				t.ready = append(t.ready, w)
+			}
+		}
+		if len(t.ready) >= sums.Lanes {
+			ready, t.ready = t.ready, nil
+		}
+	}
+	t.mu.Unlock()
+	if err := t.check(ready); err != nil {
+		return false, err
+	}
+	return t.missing.Add(-1) == 0, nil
+}
+
+// check checks windows of the work file.
+func (t *target) check(windows []int) error {
+	ok, err := t.checker(t.f).Check(windows)
+	if !ok && err == nil {
+		t.mu.Lock()
+		t.wrong = true
+		t.mu.Unlock()
+	}
+	return err
 }
 
 // part opens the work file of a large file: in the store, where it outlives a
@@ -393,18 +450,11 @@ func (a *assembly) write(i int, b []byte) (full []*target, err error) {
 		if err := a.writePart(t, b[from-start:to-start], from-t.start); err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Path, err)
 		}
-		t.mu.Lock()
-		had := t.have[i-t.first]
-		t.have[i-t.first] = true
-		t.mu.Unlock()
-		if t.Size >= ownRun && t.sumMu.TryLock() {
-			err := t.advance(a, i, b[from-start:to-start])
-			t.sumMu.Unlock()
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", t.Path, err)
-			}
+		all, err := a.arrived(t, i)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Path, err)
 		}
-		if !had && t.missing.Add(-1) == 0 {
+		if all {
 			full = append(full, t)
 		}
 	}
@@ -432,41 +482,6 @@ func (a *assembly) writePart(t *target, b []byte, off int64) error {
 	return err
 }
 
-// advance hashes the bytes of a file that are there without a gap, so that
-// little is left to be read when the last chunk has come. b is what was just
-// written of chunk number just; sumMu is held.
-func (t *target) advance(a *assembly, just int, b []byte) error {
-	if t.sum == nil {
-		t.sum = sha256.New()
-	}
-	var buf *[chunk.Max]byte
-	for ; t.first+t.next < t.last; t.next++ {
-		i := t.first + t.next
-		if i == just {
-			t.sum.Write(b)
-			continue
-		}
-		t.mu.Lock()
-		ok := t.have[t.next]
-		t.mu.Unlock()
-		if !ok {
-			return nil
-		}
-		if buf == nil {
-			buf = hashBufs.Get().(*[chunk.Max]byte)
-			defer hashBufs.Put(buf)
-		}
-		from, to := max(a.starts[i], t.start), min(a.starts[i+1], t.start+t.Size)
-		if _, err := t.f.ReadAt(buf[:to-from], from-t.start); err != nil {
-			return err
-		}
-		t.sum.Write(buf[:to-from])
-	}
-	return nil
-}
-
-var hashBufs = sync.Pool{New: func() any { return new([chunk.Max]byte) }}
-
 // complete checks a file whose bytes are all there and gives it its name.
 func (a *assembly) complete(ctx context.Context, t *target) error {
 	if t.f == nil {
@@ -476,16 +491,20 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 		}
 		t.f = f
 	}
-	sameAsChunk := t.last-t.first == 1 && a.ix.Chunks[t.first].SHA256 == t.SHA256 && int64(a.ix.Chunks[t.first].Size) == t.Size
-	if !sameAsChunk {
-		t.sumMu.Lock()
-		err := t.advance(a, -1, nil)
-		t.sumMu.Unlock()
-		if err != nil {
-			return fmt.Errorf("%s: %w", t.Path, err)
-		}
+	right := t.last-t.first == 1 && a.ix.Chunks[t.first].SHA256 == t.SHA256 && int64(a.ix.Chunks[t.first].Size) == t.Size
+	var err error
+	switch {
+	case right:
+	case t.absent != nil:
+		err = t.check(t.ready)
+		right = !t.wrong
+	default:
+		right, err = t.isIn(ctx, t.f, 1)
 	}
-	if !sameAsChunk && Hash(t.sum.Sum(nil)) != t.SHA256 {
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.Path, err)
+	}
+	if !right {
 		name := t.f.Name()
 		t.f.Close()
 		t.f = nil
@@ -497,7 +516,7 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 		return fmt.Errorf("%s: %w: its chunks do not make the SHA-256 that the index states", t.Path, ErrCorrupt)
 	}
 	f := t.f
-	t.f, t.sum = nil, nil
+	t.f = nil
 	ctx = context.WithoutCancel(ctx) // the step that began it may end before it does
 	a.commits.Go(func() error { return a.commit(ctx, t, f) })
 	return nil

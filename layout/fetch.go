@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sort"
 	"sync"
 	"time"
 
@@ -41,32 +40,26 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 		c, d := chunkAt(i), chunkAt(j)
 		return cmp.Or(cmp.Compare(c.Layer, d.Layer), cmp.Compare(c.Offset, d.Offset))
 	})
-	var jobs []job
-	for len(order) > 0 {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(a.opts.Workers)
+	pool := sync.Pool{New: func() any { return newFetcher(a) }}
+	for len(order) > 0 && gctx.Err() == nil {
 		l := chunkAt(order[0]).Layer
 		n := 1
 		for n < len(order) && chunkAt(order[n]).Layer == l {
 			n++
 		}
-		jobs = append(jobs, job{int(l), order[:n]})
+		mine := order[:n]
 		order = order[n:]
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(a.opts.Workers)
-	pool := sync.Pool{New: func() any { return newFetcher(a) }}
-	for _, j := range a.sideBySide(jobs, w) {
-		if gctx.Err() != nil {
-			break
-		}
 		g.Go(func() error {
-			ps := make([]piece, len(j.firsts))
-			for i, first := range j.firsts {
+			ps := make([]piece, len(mine))
+			for i, first := range mine {
 				ps[i] = piece{*chunkAt(first), w.at(int(first))}
 			}
 			f := pool.Get().(*fetcher)
 			defer pool.Put(f)
-			if err := f.layer(gctx, j.layer, ps); err != nil {
-				return fmt.Errorf("layer sha256:%s: %w", a.layers[j.layer].Digest, err)
+			if err := f.layer(gctx, int(l), ps); err != nil {
+				return fmt.Errorf("layer sha256:%s: %w", a.layers[l].Digest, err)
 			}
 			return nil
 		})
@@ -77,43 +70,6 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 		return err
 	}
 	return context.Cause(ctx)
-}
-
-// job is what is wanted of a layer.
-type job struct {
-	layer  int
-	firsts []int32 // first places of the chunks, in order of their offsets
-}
-
-// sideBySide orders jobs so that each worker has a file to itself where there
-// are files enough: what comes in order is hashed while it is at hand, and need
-// not be read again.
-func (a *assembly) sideBySide(jobs []job, w *wants) []job {
-	var files [][]job // jobs that begin in the same file
-	last := -1
-	for _, j := range jobs {
-		start := a.starts[w.places[j.firsts[0]]]
-		file := sort.Search(len(a.targets), func(k int) bool { return a.targets[k].start+a.targets[k].Size > start })
-		if file != last {
-			files, last = append(files, nil), file
-		}
-		files[len(files)-1] = append(files[len(files)-1], j)
-	}
-	out := jobs[:0:0]
-	for len(files) > 0 {
-		now := files[:min(a.opts.Workers, len(files))]
-		files = files[len(now):]
-		for more := true; more; {
-			more = false
-			for i, js := range now {
-				if len(js) > 0 {
-					out, now[i] = append(out, js[0]), js[1:]
-					more = true
-				}
-			}
-		}
-	}
-	return out
 }
 
 // fetcher fetches layers, one at a time.

@@ -184,12 +184,15 @@ func (s *FileStore) verify(ctx context.Context, src *os.File, f *File, verified 
 	if verified {
 		return nil
 	}
-	return s.copy(ctx, nil, src, f, false)
+	same, err := f.isIn(ctx, src, runtime.GOMAXPROCS(0))
+	if err == nil && !same {
+		err = fmt.Errorf("%s: %w", src.Name(), ErrCorrupt)
+	}
+	return err
 }
 
-// copy reads src from its start, makes sure that it is f unless it was
-// verified, and writes it to dst if that is not nil. Failures of dst are a
-// [localError].
+// copy writes src to dst and makes sure that it is f, unless it was verified.
+// Failures of dst are a [localError].
 func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File, verified bool) error {
 	buf := make([]byte, min(256<<10, f.Size))
 	h := sha256.New()
@@ -204,10 +207,8 @@ func (s *FileStore) copy(ctx context.Context, dst, src *os.File, f *File, verifi
 		if !verified {
 			h.Write(b)
 		}
-		if dst != nil {
-			if _, err := dst.WriteAt(b, off); err != nil {
-				return &localError{err}
-			}
+		if _, err := dst.WriteAt(b, off); err != nil {
+			return &localError{err}
 		}
 		off += int64(len(b))
 	}

@@ -14,6 +14,7 @@ import (
 
 	"mpack/layout/chunk"
 	"mpack/layout/frame"
+	"mpack/layout/sums"
 	"mpack/layout/tensor"
 	"mpack/layout/tree"
 )
@@ -52,6 +53,7 @@ type File struct {
 	Link    string          // target of a symlink
 	Format  string          // "safetensors" or "gguf" of a file cut at tensors
 	Tensors []tensor.Tensor // by offset
+	States  []sums.State    // of the SHA-256, if they are known: one less than there are windows
 }
 
 // Regular reports whether the file has bytes in the stream.
@@ -83,6 +85,7 @@ type (
 		Link    string `json:"link,omitempty"`
 		Format  string `json:"format,omitempty"`
 		Tensors int    `json:"tensors,omitempty"`
+		States  int    `json:"states,omitempty"`
 	}
 	chunkLine struct {
 		SHA256 Hash   `json:"sha256"`
@@ -148,9 +151,12 @@ func (ix *Index) WriteTo(w io.Writer) (int64, error) {
 	err = enc.Encode(headLine{indexVersion, int64(len(ix.Files)), int64(len(ix.Chunks)), ix.Size()})
 	for i := 0; i < len(ix.Files) && err == nil; i++ {
 		f := &ix.Files[i]
-		err = enc.Encode(fileLine{f.Path, f.Mode, f.Size, f.SHA256, f.Link, f.Format, len(f.Tensors)})
+		err = enc.Encode(fileLine{f.Path, f.Mode, f.Size, f.SHA256, f.Link, f.Format, len(f.Tensors), len(f.States)})
 		for j := 0; j < len(f.Tensors) && err == nil; j++ {
 			err = enc.Encode(f.Tensors[j])
+		}
+		for j := 0; j < len(f.States) && err == nil; j++ {
+			err = enc.Encode(f.States[j])
 		}
 	}
 	for i := 0; i < len(ix.Chunks) && err == nil; i++ {
@@ -340,6 +346,16 @@ func (d *lineReader) file() (File, error) {
 			return f, fmt.Errorf("%q: tensor %q of %d dimensions", f.Path, t.Name, len(t.Shape))
 		}
 		f.Tensors = append(f.Tensors, t)
+	}
+	if l.States != 0 && (!f.Regular() || l.States != sums.Windows(f.Size)-1) {
+		return f, fmt.Errorf("%q: %d states", f.Path, l.States)
+	}
+	for range l.States {
+		var st sums.State
+		if err := d.next(&st); err != nil {
+			return f, err
+		}
+		f.States = append(f.States, st)
 	}
 	return f, nil
 }

@@ -459,7 +459,7 @@ func filesOf(t *tree.Tree, s *stream) []File {
 			}
 			out := &s.out[next]
 			next++
-			f.SHA256 = out.sha
+			f.SHA256, f.States = out.sha, out.states
 			if out.header != nil {
 				f.Format, f.Tensors = out.header.Format, out.header.Tensors
 			}

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path"
@@ -39,7 +38,8 @@ type source struct {
 // scanned is what reading a source tells.
 type scanned struct {
 	sha    Hash
-	lines  int64 // newlines, of files whose rows are lines
+	states []sums.State // of the SHA-256
+	lines  int64        // newlines, of files whose rows are lines
 	header *tensor.Header
 }
 
@@ -363,7 +363,7 @@ func ended(src *source, f *os.File) error {
 // hash computes the SHA-256 of every file and counts the lines of those whose
 // rows are lines.
 func (s *stream) hash(p Progress) error {
-	var h hash.Hash = sha256.New()
+	h := sums.NewFile()
 	for c := range s.hashes {
 		if s.chunksOnly {
 			s.release(c)
@@ -372,7 +372,8 @@ func (s *stream) hash(p Progress) error {
 		b := c.buf
 		for _, part := range c.parts {
 			h.Write(b[:part.n])
-			if out := &s.out[part.file]; hasLines(s.sources[part.file].path) {
+			out := &s.out[part.file]
+			if hasLines(s.sources[part.file].path) {
 				out.lines += int64(bytes.Count(b[:part.n], []byte{'\n'}))
 				if part.last && part.n > 0 && b[part.n-1] != '\n' {
 					out.lines++ // the last line has no end
@@ -380,8 +381,7 @@ func (s *stream) hash(p Progress) error {
 			}
 			b = b[part.n:]
 			if part.last {
-				s.out[part.file].sha = Hash(h.Sum(nil))
-				h.Reset()
+				out.sha, out.states = h.End()
 				p.add(Delta{Files: 1})
 			}
 		}

@@ -203,6 +203,8 @@ type harvest struct {
 	full []*target // that have all their bytes now
 }
 
+var chunkBufs = sync.Pool{New: func() any { return new([chunk.Max]byte) }}
+
 // put writes a verified chunk wherever it is wanted. Errors are a [localError].
 func (h *harvest) put(first int, b []byte) error {
 	places := h.wants.at(first)
@@ -233,8 +235,8 @@ func (h *harvest) pick(ctx context.Context, sources []source, finds []find) erro
 		g.Go(func() error {
 			r := newStreamReader(sources)
 			defer r.Close()
-			buf := hashBufs.Get().(*[chunk.Max]byte)
-			defer hashBufs.Put(buf)
+			buf := chunkBufs.Get().(*[chunk.Max]byte)
+			defer chunkBufs.Put(buf)
 			for _, f := range part {
 				if gctx.Err() != nil {
 					return context.Cause(gctx)

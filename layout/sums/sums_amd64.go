@@ -3,7 +3,6 @@ package sums
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding"
 	"encoding/binary"
 	"hash"
 	"math"
@@ -75,7 +74,6 @@ func sumLanes(sums [][sha256.Size]byte, bufs [][]byte) {
 	}
 	// The longest first, so that the lanes end together.
 	slices.SortFunc(l.order, func(i, j int) int { return cmp.Compare(len(bufs[j]), len(bufs[i])) })
-	schedule := &l.schedule[-uintptr(unsafe.Pointer(&l.schedule[0]))&63]
 	next, busy := 0, 0
 	for {
 		n := math.MaxInt // blocks that every lane in use has
@@ -93,7 +91,7 @@ func sumLanes(sums [][sha256.Size]byte, bufs [][]byte) {
 			break
 		}
 		if n > 0 {
-			l.step(n, schedule)
+			l.step(n)
 		}
 		for i, rest := range l.rest {
 			if rest != nil && len(rest) < sha256.BlockSize {
@@ -110,14 +108,14 @@ func sumLanes(sums [][sha256.Size]byte, bufs [][]byte) {
 	clear(l.at[:])
 }
 
-// initial is the initial hash value (FIPS 180-4 5.3.3).
-var initial = [8]uint32{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
+// aligned returns the schedule on a boundary of 64 bytes.
+func (l *lanes) aligned() *byte {
+	return &l.schedule[-uintptr(unsafe.Pointer(&l.schedule[0]))&63]
+}
 
 // begin gives lane i a chunk.
 func (l *lanes) begin(i, chunk int, b []byte) {
-	for k, v := range initial {
-		l.state[k][i] = v
-	}
+	l.set(i, initial)
 	l.chunk[i], l.rest[i] = chunk, b
 	if b == nil {
 		l.rest[i] = []byte{}
@@ -125,7 +123,7 @@ func (l *lanes) begin(i, chunk int, b []byte) {
 }
 
 // step hashes n blocks of every lane; free lanes repeat another's.
-func (l *lanes) step(n int, schedule *byte) {
+func (l *lanes) step(n int) {
 	var some *byte
 	for i, rest := range l.rest {
 		if rest != nil {
@@ -138,7 +136,7 @@ func (l *lanes) step(n int, schedule *byte) {
 			l.at[i] = some
 		}
 	}
-	blocks(&l.state, &l.at, n, schedule)
+	blocks(&l.state, &l.at, n, l.aligned())
 	for i, rest := range l.rest {
 		if rest != nil {
 			l.rest[i] = rest[n*sha256.BlockSize:]
@@ -146,27 +144,58 @@ func (l *lanes) step(n int, schedule *byte) {
 	}
 }
 
-// A hash of crypto/sha256 is saved as this text, a to h, the block begun and
-// the length so far.
-const (
-	savedMagic = "sha\x03"
-	savedSize  = len(savedMagic) + 8*4 + sha256.BlockSize + 8
-)
-
 // finish hashes what is left of the chunk in lane i and frees the lane.
 func (l *lanes) finish(i int, bufs [][]byte) [sha256.Size]byte {
 	rest := l.rest[i]
-	b := append(l.saved[:0], savedMagic...)
-	for k := range l.state {
-		b = binary.BigEndian.AppendUint32(b, l.state[k][i])
-	}
-	b = b[:len(b)+sha256.BlockSize]
-	b = binary.BigEndian.AppendUint64(b, uint64(len(bufs[l.chunk[i]])-len(rest)))
-	if err := l.one.(encoding.BinaryUnmarshaler).UnmarshalBinary(b); err != nil {
-		panic(err) // a test would have shown that Go saves hashes in another way
-	}
+	restore(l.one, &l.saved, l.get(i), int64(len(bufs[l.chunk[i]])-len(rest)))
 	l.one.Write(rest)
 	l.one.Sum(l.sum[:0])
 	l.rest[i] = nil
 	return l.sum
+}
+
+// set sets the state of lane i.
+func (l *lanes) set(i int, s State) {
+	for k := range l.state {
+		l.state[k][i] = binary.BigEndian.Uint32(s[4*k:])
+	}
+}
+
+// get returns the state of lane i.
+func (l *lanes) get(i int) (s State) {
+	for k := range l.state {
+		binary.BigEndian.PutUint32(s[4*k:], l.state[k][i])
+	}
+	return s
+}
+
+// lanes checks windows, width at most, none of them the last unless it is full.
+func (c *Checker) lanes(buf []byte, windows []int) (bool, error) {
+	l := pool.Get().(*lanes)
+	defer pool.Put(l)
+	for i := range l.at {
+		w := windows[min(i, len(windows)-1)] // free lanes repeat the last
+		l.set(i, c.start(w))
+		l.at[i] = &buf[min(i, len(windows)-1)*pieceSize]
+	}
+	for off := int64(0); off < Window; off += pieceSize {
+		for i, w := range windows {
+			if _, err := c.File.ReadAt(buf[i*pieceSize:][:pieceSize], int64(w)*Window+off); err != nil {
+				return false, err
+			}
+		}
+		blocks(&l.state, &l.at, pieceSize/sha256.BlockSize, l.aligned())
+	}
+	clear(l.at[:])
+	for i, w := range windows {
+		if end := int64(w+1) * Window; end == c.Size {
+			restore(l.one, &l.saved, l.get(i), end)
+			if l.one.Sum(l.sum[:0]); l.sum != c.SHA256 {
+				return false, nil
+			}
+		} else if l.get(i) != c.States[w] {
+			return false, nil
+		}
+	}
+	return true, nil
 }

@@ -13,3 +13,5 @@ const Lanes = 1
 const enough = math.MaxInt
 
 func sumLanes([][sha256.Size]byte, [][]byte) {}
+
+func (c *Checker) lanes([]byte, []int) (bool, error) { return false, nil }
