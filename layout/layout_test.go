@@ -456,12 +456,27 @@ func TestAFileThatItsChunksDoNotMakeIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a.bin", random(1, 5<<20))
 	write(t, dir, "b.txt", random(2, 300))
-	for _, lie := range []string{"a.bin", "b.txt"} {
-		b := &blobs{}
+	write(t, dir, "c.bin", random(3, 70<<20)) // windows are checked before the last has come
+	b := &blobs{}
+	pack(t, dir, layout.PackOptions{}, b)
+	sum := func(f *layout.File) { f.SHA256[0] ^= 1 }
+	for i, c := range []struct {
+		path string
+		lie  func(f *layout.File)
+	}{
+		{"a.bin", sum},
+		{"b.txt", sum},
+		{"c.bin", sum},
+		{"a.bin", func(f *layout.File) { f.States[0][31] ^= 1 }},
+		{"c.bin", func(f *layout.File) { f.States[0][0] ^= 1 }},
+		{"c.bin", func(f *layout.File) { f.States[9][0] ^= 1 }},
+		{"c.bin", func(f *layout.File) { f.States[len(f.States)-1][0] ^= 1 }},
+		{"c.bin", func(f *layout.File) { f.States = nil; sum(f) }},
+	} {
 		p := pack(t, dir, layout.PackOptions{}, b)
 		for i := range p.Index.Files {
-			if p.Index.Files[i].Path == lie {
-				p.Index.Files[i].SHA256[0] ^= 1
+			if f := &p.Index.Files[i]; f.Path == c.path {
+				c.lie(f)
 			}
 		}
 		out := t.TempDir()
@@ -472,11 +487,46 @@ func TestAFileThatItsChunksDoNotMakeIsRefused(t *testing.T) {
 		_, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, b.from(p.Layers), layout.AssembleOptions{})
 		w.Close()
 		if !errors.Is(err, layout.ErrCorrupt) {
-			t.Errorf("%s: got %v", lie, err)
+			t.Errorf("%d: %s: got %v", i, c.path, err)
 		}
-		if _, err := os.Stat(filepath.Join(out, lie)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s is there", lie)
+		if _, err := os.Stat(filepath.Join(out, c.path)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%d: %s is there", i, c.path)
 		}
+	}
+}
+
+// Files of an index that has no states, as other writers may make it, are
+// hashed as a whole.
+func TestWithoutStates(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.bin", random(1, 9<<20))
+	b := &blobs{}
+	p := pack(t, dir, layout.PackOptions{}, b)
+	p.Index.Files[0].States = nil
+	out := t.TempDir()
+	assemble(t, p, b, out, layout.AssembleOptions{})
+	same(t, dir, out)
+	if r := assemble(t, p, b, out, layout.AssembleOptions{}); r.Kept != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestAByteThatChangedIsFound(t *testing.T) {
+	dir := t.TempDir()
+	data := random(1, 70<<20)
+	write(t, dir, "a.bin", data)
+	b := &blobs{}
+	p := pack(t, dir, layout.PackOptions{}, b)
+	out := t.TempDir()
+	assemble(t, p, b, out, layout.AssembleOptions{})
+	for _, at := range []int{0, 33 << 20, len(data) - 1} {
+		data[at] ^= 1
+		write(t, out, "a.bin", data)
+		data[at] ^= 1
+		if r := assemble(t, p, b, out, layout.AssembleOptions{}); r.Files != 1 || r.Kept != 0 {
+			t.Errorf("byte %d: %+v", at, r)
+		}
+		same(t, dir, out)
 	}
 }
 

@@ -70,6 +70,17 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// Of SPEC.md, and computed by another program: the first state of a file of zeros.
+func TestKnownState(t *testing.T) {
+	f := NewFile()
+	f.Write(make([]byte, Window+1))
+	_, states := f.End()
+	got, _ := states[0].MarshalText()
+	if want := "2a7008c08349516d05c47e8a7e442f0f34459254ef61999d164800e8722ebf7b"; string(got) != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestStateText(t *testing.T) {
 	var s, back State
 	s[0], s[31] = 0xab, 1
