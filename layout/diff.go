@@ -174,7 +174,7 @@ type cut struct {
 func (p positions) cuts(from, size int64) (out []cut) {
 	to := from + size
 	i := sort.Search(len(p.Chunks), func(i int) bool { return p.chunks[i+1] > from })
-	for ; i < len(p.Chunks) && p.chunks[i] < to; i++ {
+	for ; size > 0 && i < len(p.Chunks) && p.chunks[i] < to; i++ {
 		start := p.chunks[i]
 		out = append(out, cut{p.Chunks[i].SHA256, max(from, start) - start, min(to, p.chunks[i+1]) - start})
 	}

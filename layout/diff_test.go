@@ -80,3 +80,14 @@ func TestCompareNamesTensorsOfAnotherShape(t *testing.T) {
 		t.Errorf("want b changed: %+v", d.Tensors)
 	}
 }
+
+func TestCompareTakesEmptyTensorsForTheSame(t *testing.T) {
+	ix := func(at int64) *layout.Index {
+		f := layout.File{Path: "m.safetensors", Mode: layout.ModeFile, Size: 12, SHA256: layout.Hash{byte(at)}}
+		f.Tensors = []tensor.Tensor{{Name: "none", DType: "U8", Shape: []int64{0}, Offset: at}}
+		return &layout.Index{Files: []layout.File{f}, Chunks: []layout.Chunk{{Size: 12}}}
+	}
+	if d := layout.Compare(ix(3), ix(7)); len(d.Files) != 1 || len(d.Tensors) != 0 {
+		t.Errorf("want the file changed, and no tensor: %+v", d)
+	}
+}
