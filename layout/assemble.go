@@ -36,7 +36,7 @@ type Final interface {
 type AssembleOptions struct {
 	Select   func(path string) bool // which files; nil: all
 	Seeds    []*tree.Tree           // where chunks may lie already, beside the destination itself
-	Workers  int                    // layers fetched and decoded at once; 0: one a CPU, 4 to 16
+	Workers  int                    // layers fetched and decoded at once; 0: one a CPU, 4 to 12
 	Progress Progress
 
 	// Store, if not nil, is where files are looked for first, and what gets
@@ -68,7 +68,7 @@ type Assembled struct {
 // It holds at most 18 MiB a worker, whatever the artifact's size.
 func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fetch Fetch, o AssembleOptions) (*Assembled, error) {
 	if o.Workers <= 0 {
-		o.Workers = min(max(4, runtime.GOMAXPROCS(0)), 16)
+		o.Workers = min(max(4, runtime.GOMAXPROCS(0)), 12)
 	}
 	a := &assembly{ix: ix, layers: layers, w: w, fetch: fetch, opts: o}
 	a.commits.SetLimit(commits)

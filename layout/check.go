@@ -25,7 +25,7 @@ func (f *File) checker(r io.ReaderAt) *sums.Checker {
 var errOther = errors.New("another file")
 
 // isIn reports whether r has the file's bytes, by as many goroutines at once
-// as are given if its states are known. The size of r is looked at by nobody.
+// as are given if its states are known. r may be longer.
 func (f *File) isIn(ctx context.Context, r io.ReaderAt, workers int) (bool, error) {
 	if !f.hasStates() {
 		h := sha256.New()
@@ -37,6 +37,9 @@ func (f *File) isIn(ctx context.Context, r io.ReaderAt, workers int) (bool, erro
 	windows := make([]int, max(1, sums.Windows(f.Size)))
 	for i := range windows {
 		windows[i] = i
+	}
+	if len(windows) <= sums.Lanes {
+		return f.checker(r).Check(windows)
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers)

@@ -29,6 +29,8 @@ func init() {
 }
 
 // k256 are the constants of FIPS 180-4 4.2.2.
+//
+//lint:ignore U1000 blocks reads it
 var k256 = [64]uint32{
 	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
 	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -41,6 +43,8 @@ var k256 = [64]uint32{
 }
 
 // flip turns the bytes of each of four words round.
+//
+//lint:ignore U1000 blocks reads it
 var flip = [16]byte{3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12}
 
 // blocks hashes n blocks of 64 bytes, n > 0, of every lane into state, which
