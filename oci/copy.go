@@ -337,6 +337,9 @@ func (r *Repo) Tags(ctx context.Context) ([]string, error) {
 				all = append(all, t)
 			}
 		}
+		if len(all) > maxTags {
+			return fmt.Errorf("more than %d", maxTags)
+		}
 		return nil
 	})
 	var resp *errcode.ErrorResponse

@@ -69,6 +69,9 @@ func (l *imageLayout) hold(ctx context.Context, shared bool) error {
 	if l.lock != nil {
 		return nil
 	}
+	if isStore(l.dir) { // which keeps no layers
+		return fmt.Errorf("%s: %w by hand: it is a store that pulls share; mpack store prune removes what is old", l.dir, ErrReadOnly)
+	}
 	err := os.MkdirAll(filepath.Join(l.dir, storeLocks), 0o777)
 	if err == nil {
 		l.lock, err = flock(ctx, filepath.Join(l.dir, "lock"), shared)

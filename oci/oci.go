@@ -46,6 +46,7 @@ const (
 	maxMembers       = 5000 // of an index and those in it
 	maxReferrerPages = 1000
 	maxTagPages      = 10_000
+	maxTags          = 1_000_000
 	maxLayer         = 1 << 48 // so that maxLayers of them add up
 )
 

@@ -75,6 +75,9 @@ func OpenStore(ctx context.Context, dir string, link layout.LinkMode) (*Store, e
 }
 
 func openStore(ctx context.Context, dir string, link layout.LinkMode, shared bool) (*Store, error) {
+	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err == nil && !isStore(dir) {
+		return nil, errors.New("it is an OCI layout that artifacts were pushed to, whose layers a store does not keep: name another directory")
+	}
 	for _, d := range []string{storeFiles, storeBlobs, storeLocks} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
@@ -90,6 +93,12 @@ func openStore(ctx context.Context, dir string, link layout.LinkMode, shared boo
 		return nil, err
 	}
 	return s, nil
+}
+
+// isStore tells a store from other layouts.
+func isStore(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, storeFiles))
+	return err == nil
 }
 
 // Close lets the store go.
@@ -319,12 +328,9 @@ func StoreUsage(ctx context.Context, dir string) ([]StoredUse, error) {
 
 // withStore opens a store that is there already.
 func withStore(ctx context.Context, dir string, shared bool, do func(*Store) error) error {
-	_, err := os.Stat(filepath.Join(dir, storeFiles))
-	if errors.Is(err, fs.ErrNotExist) { // a mistyped directory is not made a store
-		err = ErrNoStore
-	}
 	var s *Store
-	if err == nil {
+	err := ErrNoStore // a mistyped directory is not made one
+	if isStore(dir) {
 		s, err = openStore(ctx, dir, layout.LinkCopy, shared)
 	}
 	if err == nil {

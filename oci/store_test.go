@@ -233,3 +233,35 @@ func TestStoreWithDamagedBlobsAndLists(t *testing.T) {
 		t.Error("a list that cannot be read is passed over")
 	}
 }
+
+// A store keeps no layers, so a prune would remove those of a layout.
+func TestAStoreAndALayoutAreNotOneDirectory(t *testing.T) {
+	c := testClient(t)
+	dir, tree, store := t.TempDir(), t.TempDir(), t.TempDir()
+	parts(t, tree, 1)
+	pushed, stored := reference(t, "oci:"+dir+":v1"), reference(t, "oci:"+store+":v1")
+	if _, err := c.Push(t.Context(), pushed, tree, PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStore(t.Context(), dir, layout.LinkCopy); err == nil {
+		t.Error("a layout was opened as a store")
+	}
+	for range 2 {
+		s, err := OpenStore(t.Context(), store, layout.LinkCopy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Pull(t.Context(), pushed, t.TempDir(), PullOptions{Store: s}); err != nil {
+			t.Error(err)
+		}
+		s.Close()
+	}
+	_, errPush := c.Push(t.Context(), stored, tree, PushOptions{})
+	_, errCopy := c.Copy(t.Context(), pushed, stored, CopyOptions{})
+	_, errRemove := c.Remove(t.Context(), stored)
+	for what, err := range map[string]error{"push": errPush, "copy": errCopy, "remove": errRemove} {
+		if !errors.Is(err, ErrReadOnly) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
