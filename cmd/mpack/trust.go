@@ -168,14 +168,19 @@ func bindingPolicy() (string, error) {
 
 // demanded reads the flags. asked tells that something must be demanded.
 func demanded(c *cli.Context, client *oci.Client, asked bool) (*demand, error) {
+	binding, err := bindingPolicy()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range []string{"key", "policy", "certificate-identity", "certificate-identity-regexp", "certificate-oidc-issuer", "certificate-oidc-issuer-regexp"} {
+		if c.IsSet(f) && c.String(f) == "" { // as where a script's variable is not set
+			return nil, usagef("--%s (%s) is empty: give it a value, or leave it out", f, env(f)[0])
+		}
+	}
 	d := &demand{client: client, offline: c.Bool("offline"), root: c.String("trusted-root")}
 	v := verifier(c)
 	if v.Key != "" || len(v.Identities) > 0 {
 		d.verifier = &v
-	}
-	binding, err := bindingPolicy()
-	if err != nil {
-		return nil, err
 	}
 	file := c.String("policy")
 	if binding == file {

@@ -172,6 +172,13 @@ func TestNoDemandIsPassedOver(t *testing.T) {
 			t.Errorf("mpack %s: exit code %d: %s", line, code, errs)
 		}
 	}
+	for _, f := range []string{"--key", "--policy", "--certificate-identity", "--certificate-oidc-issuer-regexp"} {
+		for _, command := range []string{"pull", "verify"} {
+			if code, _, errs := mpack(t, command, "oci:L:v1", f, ""); code != exitUsage || !strings.Contains(errs, f+" (MPACK_") {
+				t.Errorf("mpack %s %s '': exit code %d: %s", command, f, code, errs)
+			}
+		}
+	}
 	t.Setenv("MPACK_POLICY", "p.yaml")
 	if code, _, errs := mpack(t, "verify", "--key", "k.pub", "--dir", dir); code != exitUsage || !strings.Contains(errs, "MPACK_POLICY") {
 		t.Errorf("exit code %d: %s", code, errs)
