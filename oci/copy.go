@@ -117,6 +117,10 @@ type Copied struct {
 // not use referrers (cosign's SIGNATURE_SPEC.md, "Tag-based discovery").
 var attachedTags = []string{"sig", "att", "sbom"}
 
+func attachedTag(d ocispec.Descriptor, suffix string) string {
+	return "sha256-" + d.Digest.Encoded() + "." + suffix
+}
+
 // Copy copies whatever src names, an artifact of mpack or not, to dst, with
 // what refers to it. Within one registry blobs are mounted, not moved. The tag
 // of dst is set last. A dst without a tag gets the one of src.
@@ -238,7 +242,7 @@ func attached(ctx context.Context, from, to *Repo, d ocispec.Descriptor, o oras.
 		return err
 	}
 	for _, suffix := range attachedTags {
-		tag := "sha256-" + d.Digest.Encoded() + "." + suffix
+		tag := attachedTag(d, suffix)
 		a, err := from.store.Resolve(ctx, tag)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -417,9 +421,9 @@ func (c *Client) remove(ctx context.Context, ref Reference) (ocispec.Descriptor,
 		if len(shared) > 0 {
 			return d, r.layout.Untag(ctx, ref.Tag)
 		}
-		return d, r.layout.Delete(ctx, d)
+		return d, r.layout.remove(ctx, d)
 	case r.layout != nil:
-		return d, r.layout.Delete(ctx, d)
+		return d, r.layout.remove(ctx, d)
 	case r.remote == nil:
 		return d, fmt.Errorf("%w: an archive is written whole", ErrReadOnly)
 	case ref.Digest == "":

@@ -175,6 +175,22 @@ func (l *imageLayout) Untag(ctx context.Context, tag string) error {
 	return changeIndex(ctx, l.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor { return tidy(untag(ds, tag)) })
 }
 
+// remove deletes a manifest with what cosign's tags attach to it, which nobody
+// finds without it.
+func (l *imageLayout) remove(ctx context.Context, d ocispec.Descriptor) error {
+	err := l.Delete(ctx, d)
+	for _, suffix := range attachedTags {
+		a, errTag := l.Resolve(ctx, attachedTag(d, suffix))
+		if errTag == nil {
+			errTag = l.Delete(ctx, a)
+		}
+		if !errors.Is(errTag, ErrNotFound) {
+			err = errors.Join(err, errTag)
+		}
+	}
+	return err
+}
+
 // Delete removes a manifest, its tags, what refers to it, and the blobs that
 // nothing else needs. The layout was opened for removing.
 func (l *imageLayout) Delete(ctx context.Context, d ocispec.Descriptor) error {

@@ -185,6 +185,8 @@ func TestRemovingFromALayoutLeavesWhatOthersNeed(t *testing.T) {
 	signature := manifest("signature", &one, "")
 	other := manifest("another signature", &two, "")
 	ofOwn := manifest("of a member", &own, "")
+	tagged := manifest("a tagged signature", nil, attachedTag(one, "sig"))
+	ofTwo := manifest("another", nil, attachedTag(two, "sig"))
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +201,7 @@ func TestRemovingFromALayoutLeavesWhatOthersNeed(t *testing.T) {
 		ocispec.Descriptor
 		stays bool
 	}{
-		"the index": {one, false}, "its signature": {signature, false}, "its member": {plain, false},
+		"the index": {one, false}, "its signature": {signature, false}, "its signature by tag": {tagged, false}, "another by tag": {ofTwo, true}, "its member": {plain, false},
 		"its member that is signed": {own, true}, "the signature of that": {ofOwn, true},
 		"the member of two": {shared, true}, "the member with a tag": {named, true}, "the other index": {two, true}, "its signature too": {other, true},
 	} {
