@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -54,12 +56,27 @@ func openLayout(ctx context.Context, dir string, m mode) (_ *imageLayout, err er
 		if err := initLayout(ctx, dir); err != nil {
 			return nil, err
 		}
+		l.sweep()
 	}
 	if l.Store, err = oci.NewWithContext(ctx, dir); err != nil {
 		return nil, err
 	}
 	l.AutoSaveIndex = false
 	return l, nil
+}
+
+// sweep removes what killed processes have not finished: oras-go writes blobs
+// in ingest. What cannot be removed does no harm but to the disk's room.
+func (l *imageLayout) sweep() {
+	for dir, prefix := range map[string]string{"ingest": "", storeLocks: "tmp-"} {
+		list, _ := os.ReadDir(filepath.Join(l.dir, dir))
+		for _, e := range list {
+			fi, err := e.Info()
+			if err == nil && fi.Mode().IsRegular() && strings.HasPrefix(e.Name(), prefix) && time.Since(fi.ModTime()) > 24*time.Hour {
+				_ = os.Remove(filepath.Join(l.dir, dir, e.Name()))
+			}
+		}
+	}
 }
 
 // hold takes the lock, unless it is held.

@@ -278,3 +278,36 @@ func TestABlobThatWasCutIsPushedAgain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestWhatKilledPushesLeftIsRemovedInTime(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	write := func() {
+		t.Helper()
+		r, err := c.open(t.Context(), reference(t, "oci:"+dir), forWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		builder{t, r}.manifest("m", nil, "v1")
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	old, fresh, list := filepath.Join(dir, "ingest", "old"), filepath.Join(dir, "ingest", "fresh"), filepath.Join(dir, storeLocks, "tmp-1")
+	for _, name := range []string{old, fresh, list} {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := time.Now().Add(-25 * time.Hour)
+	if err := errors.Join(os.Chtimes(old, before, before), os.Chtimes(list, before, before)); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	for name, want := range map[string]bool{old: false, list: false, fresh: true} {
+		if _, err := os.Stat(name); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
