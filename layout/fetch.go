@@ -98,6 +98,11 @@ func newFetcher(a *assembly) *fetcher {
 	}
 }
 
+// maxWait is how long what has come waits to be hashed with more: where the
+// network is slow there is time to hash it at once, and a pull that is killed
+// should lose little.
+const maxWait = 100 * time.Millisecond
+
 // tries is how often a transfer is begun again without a chunk gained.
 const tries = 4
 
@@ -182,11 +187,13 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 	}
 	r := bufio.NewReaderSize(body, 256<<10)
 	f.bufs = f.bufs[:0]
+	began := time.Now()
 	for i := range ps {
 		if err = f.decode(r, &ps[i], &pos); err != nil {
 			break
 		}
-		if len(f.bufs) == cap(f.bufs) {
+		if len(f.bufs) == cap(f.bufs) || time.Since(began) > maxWait {
+			began = time.Now()
 			n, err := f.flush(ctx, ps[done:])
 			if done += n; err != nil {
 				return done, err
