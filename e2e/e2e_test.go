@@ -9,10 +9,12 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"mpack/e2e/bed"
@@ -56,8 +58,20 @@ func env(t *testing.T, more ...string) []string {
 	return append(e, more...)
 }
 
+// lookedAt looks at what the binary is made of: go test keeps results until
+// a file that a test has looked at is another, and does not know of the build.
+var lookedAt = sync.OnceValue(func() error {
+	return filepath.WalkDir("..", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && (filepath.Ext(name) == ".go" || filepath.Ext(name) == ".s" || d.Name() == "go.mod") {
+			_, err = os.Stat(name)
+		}
+		return err
+	})
+})
+
 // command makes a command line of mpack, with further environment variables.
 func command(t *testing.T, environ []string, args ...string) *exec.Cmd {
+	check(t, lookedAt())
 	cmd := exec.Command(mpackBin, args...)
 	cmd.Env = env(t, environ...)
 	return cmd
