@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -366,6 +367,43 @@ func TestACopyFromWhatFallsSilentGoesOn(t *testing.T) {
 		if err != nil || copied.Descriptor.Digest != p.Descriptor.Digest || silent.Load() < 2 {
 			t.Errorf("%s: %v", to, err)
 		}
+	}
+}
+
+func TestAnIndexThatBreaksOffIsReadAgain(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	parts(t, dir, 1)
+	host, _ := registryFor(t)
+	if _, err := c.Push(t.Context(), reference(t, host+"/team/model:v1"), dir, PushOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	to, err := url.Parse("http://" + host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := httputil.NewSingleHostReverseProxy(to)
+	registry.ErrorLog = log.New(io.Discard, "", 0)
+	var cut sync.Map
+	done := make(chan struct{})
+	close(done)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, again := cut.LoadOrStore(r.URL.Path, true); r.Method == http.MethodGet && !again && r.URL.Path != "/v2/" {
+			w = fallsSilent{w, done} // and ends
+		}
+		registry.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	r, err := c.Open(t.Context(), reference(t, strings.TrimPrefix(s.URL, "http://")+"/team/model:v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := r.Artifact(t.Context())
+	if err == nil {
+		_, err = a.Index(t.Context())
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -181,27 +181,31 @@ func (r *Repo) bytes(ctx context.Context, d ocispec.Descriptor, limit int64) ([]
 	if b, ok := r.cache.blob(d); ok {
 		return b, nil
 	}
-	rc, err := r.store.Fetch(ctx, d)
-	if err != nil && strings.Contains(err.Error(), "mismatch Content-Length") { // oras-go has no type for it
-		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	var b []byte
+	err := r.retried(ctx, nil, func() error {
+		rc, err := r.store.Fetch(ctx, d)
+		if err != nil && strings.Contains(err.Error(), "mismatch Content-Length") { // oras-go has no type for it
+			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		if err != nil {
+			return err
+		}
+		defer rc.Close()
+		b, err = io.ReadAll(io.LimitReader(rc, d.Size+1))
+		return err
+	})
+	if err == nil && (int64(len(b)) != d.Size || digest.FromBytes(b) != d.Digest) {
+		err = ErrCorrupt
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Digest, err)
-	}
-	defer rc.Close()
-	b, err := io.ReadAll(io.LimitReader(rc, d.Size+1))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Digest, err)
-	}
-	if int64(len(b)) != d.Size || digest.FromBytes(b) != d.Digest {
-		return nil, fmt.Errorf("%s: %w", d.Digest, ErrCorrupt)
 	}
 	return b, r.cache.keep(d, b)
 }
 
 // retried does something that a registry may fail at for a while, until it
-// succeeds, fails for good, or has failed four times. Requests without a body
-// are retried by the transport already; this is for those that send one.
+// succeeds, fails for good, or has failed four times. The transport retries
+// requests without a body already, but not what is lost behind the header.
 func (r *Repo) retried(ctx context.Context, again func(), do func() error) error {
 	for try := 1; ; try++ {
 		err := do()
