@@ -56,6 +56,7 @@ var (
 	ErrNotArtifact = errors.New("not an mpack artifact")
 	ErrCorrupt     = errors.New("content does not match its digest")
 	ErrReadOnly    = errors.New("cannot be written to")
+	ErrNoMatch     = fmt.Errorf("%w: no file matches", ErrNotFound)
 	ErrNoStore     = fmt.Errorf("%w: no store there", ErrNotFound)
 )
 

@@ -75,7 +75,7 @@ func (c *Client) pull(ctx context.Context, ref Reference, dir string, o PullOpti
 			some = some || match(ix.Files[i].Path)
 		}
 		if !some {
-			return nil, fmt.Errorf("%w: no file matches; mpack ls lists what there is", ErrNotFound)
+			return nil, ErrNoMatch
 		}
 	}
 	for _, s := range o.Seeds {

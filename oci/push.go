@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -97,6 +98,9 @@ func (p *push) run(ctx context.Context, dir string) (_ *Pushed, err error) {
 	if len(t.Entries()) == 0 {
 		return nil, fmt.Errorf("%s: nothing to pack: no file, or all are ignored", dir)
 	}
+	if err := p.notInItself(dir, t.Entries()); err != nil {
+		return nil, err
+	}
 	manual, err := readManual(dir)
 	if err != nil {
 		return nil, err
@@ -159,6 +163,37 @@ func (p *push) run(ctx context.Context, dir string) (_ *Pushed, err error) {
 	}
 	out.Stored = a.StoredSize()
 	return out, nil
+}
+
+// notInItself refuses to pack the layout or archive that is written to: every
+// push would pack those before.
+func (p *push) notInItself(dir string, entries []tree.Entry) error {
+	if p.ref.Scheme == Registry {
+		return nil
+	}
+	root, err := filepath.Abs(dir)
+	if err == nil {
+		root, err = filepath.EvalSymlinks(root)
+	}
+	if err != nil {
+		return err
+	}
+	to, err := filepath.Abs(p.ref.Path)
+	if err != nil {
+		return err
+	}
+	if real, err := filepath.EvalSymlinks(to); err == nil {
+		to = real
+	}
+	rel, err := filepath.Rel(root, to)
+	if err != nil || !filepath.IsLocal(rel) {
+		return nil // another place
+	}
+	rel = filepath.ToSlash(rel)
+	if rel == "." || slices.ContainsFunc(entries, func(e tree.Entry) bool { return e.Path == rel || strings.HasPrefix(e.Path, rel+"/") }) {
+		return fmt.Errorf("%w: %s lies in %s and would be packed too: put it elsewhere, or leave it out with --exclude", ErrReference, p.ref.Path, dir)
+	}
+	return nil
 }
 
 func readManual(dir string) (*Manual, error) {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -287,5 +288,28 @@ func TestTheNewestArtifactIsTheBase(t *testing.T) {
 		if asked > k.most {
 			t.Errorf("%s: %d requests", k.what, asked)
 		}
+	}
+}
+
+func TestALayoutIsNotPackedIntoItself(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	parts(t, dir, 1)
+	t.Chdir(dir)
+	for _, name := range []string{"oci:out:v1", "oci-archive:a.tar:v1"} {
+		if _, err := c.Push(t.Context(), reference(t, name), ".", PushOptions{Exclude: []string{"out", "a.tar"}}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, again := range []string{".", dir} {
+			if _, err := c.Push(t.Context(), reference(t, name), again, PushOptions{}); !errors.Is(err, ErrReference) {
+				t.Errorf("%s from %s: %v", name, again, err)
+			}
+		}
+		if _, err := c.Push(t.Context(), reference(t, name), dir, PushOptions{Exclude: []string{"out", "a.tar"}}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.Push(t.Context(), reference(t, "oci:.:v1"), ".", PushOptions{}); !errors.Is(err, ErrReference) {
+		t.Error(err)
 	}
 }

@@ -94,6 +94,9 @@ func verifyAttestation(c *cli.Context) error {
 	if err := maxArgs(c, 1); err != nil {
 		return err
 	}
+	if err := named(c); err != nil {
+		return err
+	}
 	v := verifier(c)
 	if v.Key == "" && len(v.Identities) == 0 {
 		return usagef("say whose attestation: --key, or --certificate-identity with --certificate-oidc-issuer")

@@ -202,6 +202,8 @@ func hintFor(err error) string {
 		return "something writes to the directory; pack it again when that is done"
 	case errors.Is(err, oci.ErrNoStore):
 		return "mpack pull --store DIR makes one"
+	case errors.Is(err, oci.ErrNoMatch):
+		return "mpack ls REF lists what there is"
 	case errors.Is(err, oci.ErrNotFound):
 		return "mpack tags REPOSITORY lists what there is"
 	}

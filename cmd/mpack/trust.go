@@ -166,16 +166,33 @@ func bindingPolicy() (string, error) {
 	return file, nil
 }
 
+// named checks that the flags which say whose signature is wanted make sense
+// together.
+func named(c *cli.Context) error {
+	for _, f := range []string{"key", "policy", "certificate-identity", "certificate-identity-regexp", "certificate-oidc-issuer", "certificate-oidc-issuer-regexp"} {
+		if c.IsSet(f) && c.String(f) == "" { // as where a script's variable is not set
+			return usagef("--%s (%s) is empty: give it a value, or leave it out", f, env(f)[0])
+		}
+	}
+	identity := c.String("certificate-identity") != "" || c.String("certificate-identity-regexp") != ""
+	issuer := c.String("certificate-oidc-issuer") != "" || c.String("certificate-oidc-issuer-regexp") != ""
+	switch {
+	case identity != issuer:
+		return usagef("--certificate-identity and --certificate-oidc-issuer go together: anybody may vouch for any name")
+	case identity && c.String("key") != "":
+		return usagef("--key and --certificate-identity exclude each other: say which of them must have signed")
+	}
+	return nil
+}
+
 // demanded reads the flags. asked tells that something must be demanded.
 func demanded(c *cli.Context, client *oci.Client, asked bool) (*demand, error) {
 	binding, err := bindingPolicy()
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range []string{"key", "policy", "certificate-identity", "certificate-identity-regexp", "certificate-oidc-issuer", "certificate-oidc-issuer-regexp"} {
-		if c.IsSet(f) && c.String(f) == "" { // as where a script's variable is not set
-			return nil, usagef("--%s (%s) is empty: give it a value, or leave it out", f, env(f)[0])
-		}
+	if err := named(c); err != nil {
+		return nil, err
 	}
 	d := &demand{client: client, offline: c.Bool("offline"), root: c.String("trusted-root")}
 	v := verifier(c)

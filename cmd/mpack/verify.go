@@ -105,6 +105,9 @@ func verify(c *cli.Context) error {
 
 // ofArtifacts refuses what a directory without an artifact cannot be held to.
 func ofArtifacts(c *cli.Context) error {
+	if err := named(c); err != nil {
+		return err
+	}
 	binding, err := bindingPolicy()
 	switch {
 	case err != nil:
@@ -189,6 +192,9 @@ func compareDirectory(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, dir str
 // verifyDirectory checks the files of a directory against a model signature.
 func verifyDirectory(c *cli.Context, dir string) error {
 	v := verifier(c)
+	if v.Key == "" && v.Identities == nil {
+		return usagef("say whose signature: --key, or --certificate-identity with --certificate-oidc-issuer")
+	}
 	file := signatureFile(c, dir)
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {

@@ -153,14 +153,18 @@ func TestNoDemandIsPassedOver(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	dir := t.TempDir()
 	for line, want := range map[string]string{
-		"verify --key k.pub --dir D --policy p.yaml":        "name the REF",
-		"verify --key k.pub --dir D -a build=417":           "name the REF",
-		"verify --key k.pub --dir D --output-signature o":   "name its REF",
-		"verify --key k.pub --dir D --signature s oci:L:v1": "without REF",
-		"verify --policy POLICY -a build=417 oci:L:v1":      "--key",
-		"sign --key k --dir D -a build=417":                 "--annotation",
-		"sign --key k --dir D oci:L:v1":                     "leave out oci:L:v1",
-		"sign --key k --signature s oci:L:v1":               "--dir",
+		"verify --dir D": "--key",
+		"verify --certificate-identity a oci:L:v1":                                                 "go together",
+		"pull --certificate-oidc-issuer-regexp a oci:L:v1":                                         "go together",
+		"verify-attestation --key k --certificate-identity a --certificate-oidc-issuer b oci:L:v1": "exclude each other",
+		"verify --key k.pub --dir D --policy p.yaml":                                               "name the REF",
+		"verify --key k.pub --dir D -a build=417":                                                  "name the REF",
+		"verify --key k.pub --dir D --output-signature o":                                          "name its REF",
+		"verify --key k.pub --dir D --signature s oci:L:v1":                                        "without REF",
+		"verify --policy POLICY -a build=417 oci:L:v1":                                             "--key",
+		"sign --key k --dir D -a build=417":                                                        "--annotation",
+		"sign --key k --dir D oci:L:v1":                                                            "leave out oci:L:v1",
+		"sign --key k --signature s oci:L:v1":                                                      "--dir",
 	} {
 		policy := filepath.Join(dir, "p.yaml")
 		text := "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: all}\nspec: {images: [{glob: '**'}], authorities: [{static: {action: pass}}]}\n"
