@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,7 +41,7 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 	})
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(a.opts.Workers)
-	pool := sync.Pool{New: func() any { return newFetcher(a) }}
+	idle := make(chan *fetcher, a.opts.Workers) // a sync.Pool would let their buffers go, and touch new ones
 	for len(order) > 0 && gctx.Err() == nil {
 		l := chunkAt(order[0]).Layer
 		n := 1
@@ -56,8 +55,13 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 			for i, first := range mine {
 				ps[i] = piece{*chunkAt(first), w.at(int(first))}
 			}
-			f := pool.Get().(*fetcher)
-			defer pool.Put(f)
+			var f *fetcher
+			select {
+			case f = <-idle:
+			default:
+				f = newFetcher(a)
+			}
+			defer func() { idle <- f }()
 			if err := f.layer(gctx, int(l), ps); err != nil {
 				return fmt.Errorf("layer sha256:%s: %w", a.layers[l].Digest, err)
 			}
