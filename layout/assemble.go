@@ -464,9 +464,6 @@ func (a *assembly) write(i int, b []byte) (full []*target, err error) {
 func (a *assembly) writePart(t *target, b []byte, off int64) error {
 	if t.f != nil {
 		_, err := t.f.WriteAt(b, off)
-		if err == nil {
-			tree.StartWriting(t.f, off, int64(len(b)))
-		}
 		return err
 	}
 	f, _, err := a.w.Part(t.key(), t.Size)
@@ -522,9 +519,10 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 	return nil
 }
 
-// commits is how many files are brought to the disk at once, beside what is
-// fetched meanwhile: file systems write their journal once for all who wait
-// for it. Of 20,000 small files, 4 at once took 9.8 s on ext4, 64 took 3.1 s.
+// commits is how many files are finished at once, beside what is fetched
+// meanwhile. Where they are brought to the disk, file systems write their
+// journal once for all who wait for it: of 20,000 small files, 4 at once took
+// 9.8 s on ext4, 64 took 3.1 s.
 const commits = 64
 
 // commit gives the checked file f of t its name.

@@ -143,7 +143,9 @@ func (s *FileStore) take(ctx context.Context, w *tree.Writer, f *File, key strin
 			if err := s.verify(ctx, src, f, verified); err != nil {
 				return s.drop(ctx, src)
 			}
-			_ = src.Sync() // as Commit does; where it cannot, the next pull verifies all the same
+			if w.Fsync {
+				_ = src.Sync() // as Commit does; Windows cannot, of what is open for reading
+			}
 			if w.Link(src, f.Path) == nil {
 				return shared, nil
 			}

@@ -17,6 +17,7 @@ type PullOptions struct {
 	Exclude  []string
 	Seeds    []string // directories whose files may hold chunks of the artifact
 	Store    *Store   // shared with other pulls; nil: none
+	Fsync    bool     // wait until the files are on the disk
 	Progress layout.Progress
 
 	// Before is called with the digest that the reference was resolved to,
@@ -101,6 +102,7 @@ func (c *Client) pull(ctx context.Context, ref Reference, dir string, o PullOpti
 	if err != nil {
 		return nil, err
 	}
+	w.Fsync = o.Fsync
 	defer func() { err = errors.Join(err, w.Close()) }()
 	paths := func(yield func(string) bool) {
 		for i := range ix.Files {

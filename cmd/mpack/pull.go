@@ -22,6 +22,10 @@ only the rest is fetched. Every chunk and every file is checked by its SHA-256,
 and a file gets its name only when it is complete. After an interruption the
 same command goes on where it was. Files that the artifact does not know stay.
 
+The files are written as those of other programs are: the system brings them to
+the disk within half a minute or so. After a power cut before that, pull again:
+what is damaged is found and fetched. With --fsync pull ends when all is on the disk.
+
 With --store, the pulls of a machine share what they fetch (see mpack store).
 Files come out of the store by --link: as copies that share their blocks
 (reflink) where the file system can (btrfs, XFS), else as plain copies; with
@@ -45,6 +49,7 @@ Examples:
 			stringFlag("store", "share what is fetched with other pulls, in `DIR`"),
 			&cli.StringFlag{Name: "link", Usage: "how files come out of the store: `auto`, reflink, hardlink or copy", Value: string(layout.LinkAuto), EnvVars: env("link"),
 				Action: oneOf("link", string(layout.LinkAuto), string(layout.LinkReflink), string(layout.LinkHard), string(layout.LinkCopy))},
+			boolFlag("fsync", "wait until the files are on the disk"),
 			boolFlag("verify", "check the signature first"), policyFlag(),
 			formatFlag(),
 		}, verifyFlags(), outputFlags(), registryFlags()),
@@ -78,6 +83,7 @@ func pull(c *cli.Context) error {
 		Include: c.StringSlice("include"),
 		Exclude: c.StringSlice("exclude"),
 		Seeds:   c.StringSlice("seed"),
+		Fsync:   c.Bool("fsync"),
 	}
 	if o.Before, err = gate(c, client); err != nil {
 		return err

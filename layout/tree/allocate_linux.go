@@ -21,9 +21,3 @@ func Allocate(f *os.File, size int64) error {
 		return err
 	}
 }
-
-// StartWriting has the system begin to bring n bytes at off to the disk, so
-// that little is left to do when the file is complete and must be there.
-func StartWriting(f *os.File, off, n int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // no more than a hint
-}

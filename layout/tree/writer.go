@@ -30,8 +30,8 @@ const lockFile = "lock"
 // whatever symlinks lie in the directory or appear there meanwhile, it neither
 // writes nor reads outside of it.
 //
-// A file is made under a work name and gets its final one when it is complete
-// and on the disk: nobody sees half a file under its name. Files and symlinks
+// A file is made under a work name and gets its final one when it is complete:
+// nobody sees half a file under its name. Files and symlinks
 // that lie where a file, a symlink or a parent directory belongs are replaced;
 // a directory that lies where a file or a symlink belongs is an error. Modes
 // are 0644, 0755 for executable files and directories, less the umask.
@@ -43,6 +43,11 @@ type Writer struct {
 	root *os.Root
 	work *os.Root // of workDir
 	lock *os.File
+
+	// Fsync has files be on the disk before they get their names, and Close
+	// wait until the names are. Without it a power cut may leave what was
+	// written last in any state.
+	Fsync bool
 
 	mu      sync.Mutex // held where directories are made
 	touched map[string]bool
@@ -206,8 +211,7 @@ func (w *Writer) Part(key string, size int64) (f *os.File, resumed bool, err err
 }
 
 // Commit gives the complete work file f of key its final path, and closes it
-// in any case. Its bytes are on the disk before it has its name. Parent
-// directories are made.
+// in any case. Parent directories are made.
 func (w *Writer) Commit(f *os.File, key, path string, exec bool) error {
 	defer f.Close()
 	name, err := local(path)
@@ -220,8 +224,10 @@ func (w *Writer) Commit(f *os.File, key, path string, exec bool) error {
 	if err := setExec(f, exec); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if w.Fsync {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	if err := f.Close(); err != nil {
 		return err
@@ -371,8 +377,10 @@ func (w *Writer) Clean() error {
 // the work directory unless it holds files to be resumed.
 func (w *Writer) Close() error {
 	var errs []error
-	for _, dir := range slices.Sorted(maps.Keys(w.touched)) {
-		errs = append(errs, w.syncDir(dir))
+	if w.Fsync {
+		for _, dir := range slices.Sorted(maps.Keys(w.touched)) {
+			errs = append(errs, w.syncDir(dir))
+		}
 	}
 	names, err := w.partial()
 	errs = append(errs, err)

@@ -46,8 +46,14 @@ func content(t *testing.T, name string) string {
 
 func TestWriterWritesATree(t *testing.T) {
 	needsSymlinks(t)
+	t.Run("fsync", func(t *testing.T) { writesATree(t, true) })
+	t.Run("no fsync", func(t *testing.T) { writesATree(t, false) })
+}
+
+func writesATree(t *testing.T, fsync bool) {
 	dir := filepath.Join(t.TempDir(), "new", "dir")
 	w := newWriter(t, dir)
+	w.Fsync = fsync
 	for _, err := range []error{put(w, "a", "one", false), put(w, "d/e/run", "two", true), w.Mkdir("d/empty"), w.Symlink("d/l", "../a"), w.Symlink("d/l", "../a"),
 		put(w, "a", "again", false), w.Close()} {
 		if err != nil {
