@@ -246,19 +246,19 @@ func TestProgressForMachinesAndForLogs(t *testing.T) {
 	_, err := gen.Model(dir, 16*mib, 1)
 	check(t, err)
 	ref := "oci:" + filepath.Join(t.TempDir(), "l") + ":v1"
-	r := mpack(t, "push", "--progress", "json", ref, dir)
-	lines := 0
-	for line := range strings.Lines(r.Stderr) {
-		if strings.HasPrefix(line, "{") {
-			var v map[string]any
-			parse(t, line, &v)
-			lines++
+	for _, args := range [][]string{{"push", ref, dir}, {"pull", ref, "-o", filepath.Join(t.TempDir(), "out")}} {
+		r := mpack(t, append(args, "--progress", "json")...)
+		var last struct{ Bytes, TotalBytes, MovedBytes int64 }
+		for line := range strings.Lines(r.Stderr) {
+			if strings.HasPrefix(line, "{") {
+				parse(t, line, &last)
+			}
+		}
+		if last.Bytes < 16*mib || last.Bytes != last.TotalBytes || last.MovedBytes == 0 {
+			t.Errorf("%s: %+v", args[0], last)
 		}
 	}
-	if lines == 0 {
-		t.Errorf("no line of JSON: %s", r.Stderr)
-	}
-	r = mpack(t, "push", "--progress", "plain", ref+"2", dir)
+	r := mpack(t, "push", "--progress", "plain", ref+"2", dir)
 	if strings.ContainsAny(r.Stderr, "\r\x1b") {
 		t.Errorf("plain progress steers the terminal: %q", r.Stderr)
 	}

@@ -254,7 +254,7 @@ func (f *fetcher) flush(ctx context.Context, ps []piece) (done int, err error) {
 func (f *fetcher) write(ctx context.Context, p *piece, raw []byte) error {
 	a := f.a
 	a.fetched.Add(int64(p.Length))
-	a.opts.Progress.add(Delta{Bytes: int64(p.Size) * int64(len(p.places)), Stored: int64(p.Length)})
+	a.opts.Progress.add(Delta{Bytes: int64(p.Size) * int64(len(p.places)), Stored: int64(p.Length), Sent: int64(p.Length)})
 	for _, i := range p.places {
 		full, err := a.write(int(i), raw)
 		if err != nil {
