@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"mpack/layout/sums"
+	"mpack/layout/tree"
 )
 
 // hasStates reports whether the file's windows can be checked one by one.
@@ -19,6 +22,73 @@ func (f *File) hasStates() bool {
 
 func (f *File) checker(r io.ReaderAt) *sums.Checker {
 	return &sums.Checker{File: r, Size: f.Size, SHA256: f.SHA256, States: f.States}
+}
+
+// HashFiles returns the index of a tree without chunks: nothing but its files.
+// Several are hashed at once, and of a file that is as known has it, several
+// windows. known may be nil. An error is [tree.ErrChanged] if a file has not
+// the size any more that it was listed with.
+func HashFiles(ctx context.Context, t *tree.Tree, known *Index, p Progress) (*Index, error) {
+	was := map[string]*File{}
+	if known != nil {
+		for i := range known.Files {
+			was[known.Files[i].Path] = &known.Files[i]
+		}
+	}
+	sources := sourcesOf(t)
+	out := make([]scanned, len(sources))
+	p.begin(sources)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range sources {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() (err error) {
+			out[i], err = hashFile(gctx, &sources[i], was[sources[i].path])
+			p.add(Delta{Files: 1, Bytes: sources[i].size})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return &Index{Files: filesOf(t, out)}, nil
+}
+
+// hashFile hashes a source, which may be as known, if that is not nil.
+func hashFile(ctx context.Context, src *source, known *File) (out scanned, err error) {
+	f, err := src.open()
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	same := false
+	if known != nil && known.Regular() && known.Size == src.size {
+		same, _ = known.isIn(ctx, f, runtime.GOMAXPROCS(0)) // an error comes again
+	}
+	if same {
+		out.sha, out.states = known.SHA256, known.States
+	} else {
+		h := sums.NewFile()
+		n, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, io.LimitReader(f, src.size)}, make([]byte, min(256<<10, src.size+1)))
+		switch {
+		case ctx.Err() != nil:
+			return out, context.Cause(ctx)
+		case err != nil:
+			return out, fmt.Errorf("%s: %w", src.path, err)
+		case n < src.size:
+			return out, readError(src, io.ErrUnexpectedEOF)
+		}
+		out.sha, out.states = h.End()
+	}
+	if fi, err := f.Stat(); err == nil && fi.Size() != src.size {
+		return out, fmt.Errorf("%s: %w", src.path, tree.ErrChanged)
+	}
+	return out, nil
 }
 
 // errOther ends a check early.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -508,6 +509,48 @@ func TestWithoutStates(t *testing.T) {
 	same(t, dir, out)
 	if r := assemble(t, p, b, out, layout.AssembleOptions{}); r.Kept != 1 {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestHashFiles(t *testing.T) {
+	dir := sample(t)
+	write(t, dir, "large.bin", random(5, 70<<20))
+	tr := walk(t, dir)
+	want, err := layout.Scan(t.Context(), tr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range want.Files { // that is learned in cutting files
+		want.Files[i].Format, want.Files[i].Tensors = "", nil
+	}
+	for _, known := range []*layout.Index{nil, want} {
+		got, err := layout.HashFiles(t.Context(), tr, known, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got.Files, want.Files) {
+			t.Error("files are not as Scan has them")
+		}
+	}
+	lie := &layout.Index{Files: slices.Clone(want.Files)}
+	for i := range lie.Files {
+		lie.Files[i].SHA256[0] ^= 1
+	}
+	if got, err := layout.HashFiles(t.Context(), tr, lie, nil); err != nil || !reflect.DeepEqual(got.Files, want.Files) {
+		t.Errorf("what is known is believed: %v", err)
+	}
+	for _, size := range []int64{70<<20 - 1, 70<<20 + 1} {
+		if err := os.Truncate(filepath.Join(dir, "large.bin"), size); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := layout.HashFiles(t.Context(), tr, want, nil); !errors.Is(err, tree.ErrChanged) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := layout.HashFiles(ctx, tr, nil, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
 	}
 }
 

@@ -62,12 +62,7 @@ type Put func(ctx context.Context, l Layer, body io.ReadSeeker) error
 // the base alone. Errors of put come back as they are.
 func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, error) {
 	sources := sourcesOf(t)
-	var total int64
-	for _, s := range sources {
-		total += s.size
-	}
-	p := newPacker(o, total)
-	o.Progress.add(Delta{TotalFiles: int64(len(sources)), TotalBytes: total})
+	p := newPacker(o, o.Progress.begin(sources))
 	p.useBase(o.Base)
 	s := newStream(sources, o.Workers)
 	for range s.workers {
@@ -115,7 +110,9 @@ func (p *packer) end(ctx context.Context, err error) error {
 // Scan reads the tree and returns its index with no chunk placed in a layer,
 // to be compared with others.
 func Scan(ctx context.Context, t *tree.Tree, p Progress) (*Index, error) {
-	s := newStream(sourcesOf(t), 0)
+	sources := sourcesOf(t)
+	p.begin(sources)
+	s := newStream(sources, 0)
 	var chunks []Chunk
 	err := s.run(ctx, p,
 		func(int, *raw) error { return nil },
@@ -130,7 +127,7 @@ func Scan(ctx context.Context, t *tree.Tree, p Progress) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Index{Files: filesOf(t, s), Chunks: chunks}, nil
+	return &Index{Files: filesOf(t, s.out), Chunks: chunks}, nil
 }
 
 func sourcesOf(t *tree.Tree) []source {
@@ -416,7 +413,7 @@ func (p *packer) finish(t *tree.Tree, s *stream) *Packed {
 			out.Lines[s.sources[i].path] = s.out[i].lines
 		}
 	}
-	out.Index.Files = filesOf(t, s)
+	out.Index.Files = filesOf(t, s.out)
 	return out
 }
 
@@ -443,7 +440,7 @@ func (p *packer) number() *Packed {
 }
 
 // filesOf puts the entries of a tree and what reading them told together.
-func filesOf(t *tree.Tree, s *stream) []File {
+func filesOf(t *tree.Tree, read []scanned) []File {
 	files := make([]File, 0, len(t.Entries()))
 	next := 0
 	for _, e := range t.Entries() {
@@ -457,7 +454,7 @@ func filesOf(t *tree.Tree, s *stream) []File {
 			if e.Exec {
 				f.Mode = ModeExec
 			}
-			out := &s.out[next]
+			out := &read[next]
 			next++
 			f.SHA256, f.States = out.sha, out.states
 			if out.header != nil {

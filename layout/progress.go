@@ -21,3 +21,12 @@ func (p Progress) add(d Delta) {
 		p(d)
 	}
 }
+
+// begin tells what is to be read, and returns how many bytes it has.
+func (p Progress) begin(sources []source) (total int64) {
+	for i := range sources {
+		total += sources[i].size
+	}
+	p.add(Delta{TotalFiles: int64(len(sources)), TotalBytes: total})
+	return total
+}

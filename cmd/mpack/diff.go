@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"mpack/layout"
+	"mpack/layout/tree"
 	"mpack/oci"
 )
 
@@ -22,7 +23,7 @@ counted in chunks: of a chunk in which one bit differs, all bytes do.
 Examples:
   mpack diff registry.example.com/team/model:v3 registry.example.com/team/model:v4
   mpack diff registry.example.com/team/model:v3 ./model`,
-		Flags: flags([]cli.Flag{formatFlag()}, registryFlags()),
+		Flags: flags([]cli.Flag{formatFlag()}, outputFlags(), registryFlags()),
 		Action: func(c *cli.Context) error {
 			if c.Args().Len() != 2 {
 				return usagef("want A and B; mpack diff --help shows how")
@@ -58,7 +59,14 @@ Examples:
 // indexOf returns the index of a reference or of a directory.
 func indexOf(c *cli.Context, client *oci.Client, arg string) (*layout.Index, error) {
 	if fi, err := os.Stat(arg); err == nil && fi.IsDir() {
-		return scanDirectory(c.Context, arg, false)
+		t, err := tree.Walk(c.Context, arg, tree.Options{})
+		if err != nil {
+			return nil, err
+		}
+		defer t.Close()
+		p := progressOf(c, hashing)
+		defer p.Done()
+		return layout.Scan(c.Context, t, p.Func())
 	}
 	ref, err := oci.ParseReference(arg)
 	if err != nil {

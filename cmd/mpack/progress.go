@@ -125,7 +125,7 @@ func (p *progress) status() status {
 // line says everything in a line.
 func (p *progress) line() string {
 	s := p.status()
-	return fmt.Sprintf("%s: %s of %s files, %s of %s, %s/s, %s left, %s", s.Phase, humanCount(s.Files), humanCount(s.TotalFiles),
+	return fmt.Sprintf("%s: %s of %s files, %s of %s, %s/s, %s left%s", s.Phase, humanCount(s.Files), humanCount(s.TotalFiles),
 		humanBytes(s.Bytes), humanBytes(s.TotalBytes), humanBytes(s.rate()), s.left(), s.moved())
 }
 
@@ -141,9 +141,15 @@ func (s status) left() string {
 	return (time.Duration(max(0, s.TotalBytes-s.Bytes)/rate) * time.Second).String()
 }
 
+// hashing is the phase in which nothing goes over the network.
+const hashing = "hash"
+
 // moved says what went over the network and what did not have to.
 func (s status) moved() string {
-	text := humanBytes(s.Moved) + " moved"
+	if s.Phase == hashing {
+		return ""
+	}
+	text := ", " + humanBytes(s.Moved) + " moved"
 	if saved := s.Bytes - s.Moved; saved > 0 && s.Bytes > 0 {
 		text += ", " + humanBytes(saved) + " saved"
 	}
@@ -164,7 +170,7 @@ func (p *progress) bar(w io.Writer) func(last bool) {
 		})),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 			s := p.status()
-			return fmt.Sprintf(" %s/s, %s left, %s", humanBytes(s.rate()), s.left(), s.moved())
+			return fmt.Sprintf(" %s/s, %s left%s", humanBytes(s.rate()), s.left(), s.moved())
 		})),
 	)
 	return func(last bool) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -42,8 +41,8 @@ Examples:
 			listFlag("annotation", "sign `KEY=VALUE` with the digest", "a"),
 			stringFlag("dir", "sign the files of `DIR` instead of an artifact"),
 			stringFlag("signature", "write the signature of --dir to `FILE`; default: DIR/model.sig"),
-			formatFlag(), boolFlag("quiet", "print nothing but the result", "q"),
-		}, registryFlags()),
+			formatFlag(),
+		}, outputFlags(), registryFlags()),
 		Action: sign,
 	}
 }
@@ -116,15 +115,18 @@ func fileDigests(ix *layout.Index) (files []signing.FileDigest, linked bool) {
 	return files, linked
 }
 
-// scanDirectory hashes the files of a directory as push would pack them or, if
+// hashDirectory hashes the files of a directory as push would pack them or, if
 // strangers may have put some there, also those that its .mpackignore hides.
-func scanDirectory(ctx context.Context, dir string, strangers bool) (*layout.Index, error) {
-	t, err := tree.Walk(ctx, dir, tree.Options{Strangers: strangers})
+// What they are likely to be may be known.
+func hashDirectory(c *cli.Context, dir string, strangers bool, known *layout.Index) (*layout.Index, error) {
+	t, err := tree.Walk(c.Context, dir, tree.Options{Strangers: strangers})
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	return layout.Scan(ctx, t, nil)
+	p := progressOf(c, hashing)
+	defer p.Done()
+	return layout.HashFiles(c.Context, t, known, p.Func())
 }
 
 func signDirectory(c *cli.Context, dir string) error {
@@ -134,7 +136,7 @@ func signDirectory(c *cli.Context, dir string) error {
 	if len(c.StringSlice("annotation")) > 0 {
 		return usagef("--annotation is signed with an artifact's digest; the signature of --dir holds none")
 	}
-	ix, err := scanDirectory(c.Context, dir, false)
+	ix, err := hashDirectory(c, dir, false, nil)
 	if err != nil {
 		return err
 	}

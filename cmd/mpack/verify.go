@@ -47,8 +47,8 @@ Examples:
 			stringFlag("dir", "compare the files of `DIR` with what was signed"),
 			stringFlag("signature", "model signature of --dir; default: `FILE` DIR/model.sig"),
 			stringFlag("output-signature", "write the artifact's model signature, verified, to `FILE`"),
-			formatFlag(), boolFlag("quiet", "print nothing but the result", "q"),
-		}, registryFlags()),
+			formatFlag(),
+		}, outputFlags(), registryFlags()),
 		Action: verify,
 	}
 }
@@ -164,7 +164,7 @@ func compareDirectory(c *cli.Context, r *oci.Repo, d ocispec.Descriptor, dir str
 	if err != nil {
 		return err
 	}
-	got, err := scanDirectory(c.Context, dir, true)
+	got, err := hashDirectory(c, dir, true, want)
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func verifyDirectory(c *cli.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", dir, err)
 	}
-	ix, err := scanDirectory(c.Context, dir, true)
+	ix, err := hashDirectory(c, dir, true, nil)
 	if err != nil {
 		return err
 	}
