@@ -66,14 +66,26 @@ func openLayout(ctx context.Context, dir string, m mode) (_ *imageLayout, err er
 }
 
 // sweep removes what killed processes have not finished: oras-go writes blobs
-// in ingest. What cannot be removed does no harm but to the disk's room.
+// in ingest. What cannot be removed does no harm but to the disk's room. The
+// directory may be anybody's, so nothing goes but what has such a name, and
+// nothing through a link.
 func (l *imageLayout) sweep() {
-	for dir, prefix := range map[string]string{"ingest": "", storeLocks: "tmp-"} {
-		list, _ := os.ReadDir(filepath.Join(l.dir, dir))
+	for dir, unfinished := range map[string]func(name string) bool{
+		"ingest": func(name string) bool {
+			hex, _, ok := strings.Cut(name, "_")
+			return ok && sha256Digest("sha256:"+hex) == nil
+		},
+		storeLocks: func(name string) bool { return strings.HasPrefix(name, "tmp-") },
+	} {
+		dir = filepath.Join(l.dir, dir)
+		if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
+			continue
+		}
+		list, _ := os.ReadDir(dir)
 		for _, e := range list {
 			fi, err := e.Info()
-			if err == nil && fi.Mode().IsRegular() && strings.HasPrefix(e.Name(), prefix) && time.Since(fi.ModTime()) > 24*time.Hour {
-				_ = os.Remove(filepath.Join(l.dir, dir, e.Name()))
+			if err == nil && fi.Mode().IsRegular() && unfinished(e.Name()) && time.Since(fi.ModTime()) > 24*time.Hour {
+				_ = os.Remove(filepath.Join(dir, e.Name()))
 			}
 		}
 	}

@@ -294,20 +294,45 @@ func TestWhatKilledPushesLeftIsRemovedInTime(t *testing.T) {
 		}
 	}
 	write()
-	old, fresh, list := filepath.Join(dir, "ingest", "old"), filepath.Join(dir, "ingest", "fresh"), filepath.Join(dir, storeLocks, "tmp-1")
-	for _, name := range []string{old, fresh, list} {
+	blob := descriptor("", nil).Digest.Encoded()
+	old, fresh, list := filepath.Join(dir, "ingest", blob+"_1"), filepath.Join(dir, "ingest", blob+"_2"), filepath.Join(dir, storeLocks, "tmp-1")
+	stranger := filepath.Join(dir, "ingest", "load.py") // of a directory that was something else
+	for _, name := range []string{old, fresh, list, stranger} {
 		if err := os.WriteFile(name, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := time.Now().Add(-25 * time.Hour)
-	if err := errors.Join(os.Chtimes(old, before, before), os.Chtimes(list, before, before)); err != nil {
+	if err := errors.Join(os.Chtimes(old, before, before), os.Chtimes(list, before, before), os.Chtimes(stranger, before, before)); err != nil {
 		t.Fatal(err)
 	}
 	write()
-	for name, want := range map[string]bool{old: false, list: false, fresh: true} {
+	for name, want := range map[string]bool{old: false, list: false, fresh: true, stranger: true} {
 		if _, err := os.Stat(name); (err == nil) != want {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestNothingIsRemovedThroughALink(t *testing.T) {
+	c := testClient(t)
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	file := filepath.Join(elsewhere, descriptor("", nil).Digest.Encoded()+"_1")
+	before := time.Now().Add(-25 * time.Hour)
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Chtimes(file, before, before)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(dir, "ingest")); err != nil {
+		t.Skip(err) // Windows lets not everybody
+	}
+	r, err := c.open(t.Context(), reference(t, "oci:"+dir), forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
 	}
 }
