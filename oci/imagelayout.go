@@ -61,7 +61,7 @@ func openLayout(ctx context.Context, dir string, m mode) (_ *imageLayout, err er
 	if l.Store, err = oci.NewWithContext(ctx, dir); err != nil {
 		return nil, err
 	}
-	l.AutoSaveIndex = false
+	l.AutoSaveIndex, l.AutoGC = false, false
 	return l, nil
 }
 
@@ -172,6 +172,12 @@ func (l *imageLayout) Push(ctx context.Context, d ocispec.Descriptor, r io.Reade
 	if !isManifest(d) {
 		return nil
 	}
+	// The list, which is on the disk at once, names none that is not: oras-go
+	// would not open the layout any more.
+	if f, err := os.Open(l.blobName(d)); err == nil {
+		_ = f.Sync() // where that cannot be done, it is left to the system
+		f.Close()
+	}
 	return l.list(ctx, d, "")
 }
 
@@ -228,6 +234,7 @@ func (l *imageLayout) Delete(ctx context.Context, d ocispec.Descriptor) error {
 		return err
 	}
 	var off []ocispec.Descriptor
+	named := map[digest.Digest]bool{}
 	// The list first: what it names is there whenever this ends.
 	err = changeIndex(ctx, l.dir, func(ds []ocispec.Descriptor) []ocispec.Descriptor {
 		return slices.DeleteFunc(ds, func(d ocispec.Descriptor) bool {
@@ -235,11 +242,12 @@ func (l *imageLayout) Delete(ctx context.Context, d ocispec.Descriptor) error {
 				off = append(off, d)
 				return true
 			}
+			named[d.Digest] = named[d.Digest] || refName(d) != ""
 			return false
 		})
 	})
 	if err == nil {
-		err = l.Store.Delete(ctx, d)
+		err = l.free(ctx, d, named)
 	}
 	for _, d := range off {
 		if ok, _ := l.Store.Exists(ctx, d); ok && parts[d.Digest] { // another index holds it too
@@ -247,6 +255,52 @@ func (l *imageLayout) Delete(ctx context.Context, d ocispec.Descriptor) error {
 		}
 	}
 	return err
+}
+
+// free deletes what the list does not name: d, what refers to it, and what
+// nothing else needs. oras-go's collection of garbage does so too, but ends at
+// the first blob that is missing, as in a layout that was damaged.
+func (l *imageLayout) free(ctx context.Context, d ocispec.Descriptor, named map[digest.Digest]bool) error {
+	var refer []ocispec.Descriptor
+	if isManifest(d) {
+		var err error
+		if refer, err = registry.Referrers(ctx, l.Store, d, ""); err != nil {
+			return err
+		}
+	}
+	next, err := l.successors(ctx, d)
+	if err != nil {
+		return err
+	}
+	if err := l.Store.Delete(ctx, d); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	for _, r := range refer {
+		if err := l.free(ctx, r, named); err != nil {
+			return err
+		}
+	}
+	for _, n := range next {
+		above, err := l.Predecessors(ctx, n)
+		if err != nil {
+			return err
+		}
+		if len(above) == 0 && !named[n.Digest] {
+			if err := l.free(ctx, n, named); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// successors lists what a manifest that is there names.
+func (l *imageLayout) successors(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	next, err := content.Successors(ctx, l.Store, d)
+	if errors.Is(err, ErrNotFound) { // an index need not have all members beside it
+		return nil, nil
+	}
+	return next, err
 }
 
 // doomed returns the manifests that go with d: itself and what refers to it,
@@ -268,7 +322,7 @@ func (l *imageLayout) doomed(ctx context.Context, d ocispec.Descriptor) (refer, 
 				return err
 			}
 		}
-		next, err := content.Successors(ctx, l.Store, d)
+		next, err := l.successors(ctx, d)
 		if err != nil {
 			return err
 		}

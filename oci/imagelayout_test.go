@@ -216,6 +216,34 @@ func TestRemovingFromALayoutLeavesWhatOthersNeed(t *testing.T) {
 	}
 }
 
+// The copy of a layout may lack blobs, and an index members for other platforms.
+func TestWhatIsDamagedIsRemovedWhole(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	r, err := c.open(t.Context(), reference(t, "oci:"+dir), forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := builder{t, r}
+	here, elsewhere := b.manifest("here", nil, ""), descriptor(ocispec.MediaTypeImageManifest, []byte("elsewhere"))
+	one := b.index("v1", here, elsewhere)
+	b.manifest("signature", &one, "")
+	lost := b.put("here", "text/plain", "")
+	if err := errors.Join(r.Close(), os.Remove(filepath.Join(dir, storeBlobs, lost.Digest.Encoded()))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Remove(t.Context(), reference(t, "oci:"+dir+":v1")); err != nil {
+		t.Error(err)
+	}
+	ix, err := readIndex(dir)
+	if err != nil || len(ix.Manifests) != 0 {
+		t.Errorf("%v: %v", ix, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, storeBlobs)); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v: %v", left, err)
+	}
+}
+
 // A process may be killed after it has stored a signature and before that is listed.
 func TestAManifestThatIsNotListedIsPushedAgain(t *testing.T) {
 	c := testClient(t)
