@@ -254,6 +254,9 @@ func TestOnlyWhatMayPassIsRetried(t *testing.T) {
 		{"silence", &url.Error{Err: errUnread}, true},
 		{"an overloaded registry", &errcode.ErrorResponse{StatusCode: http.StatusServiceUnavailable}, true},
 		{"a refusal", &errcode.ErrorResponse{StatusCode: http.StatusForbidden}, false},
+		{"a reset one", &url.Error{Err: &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}}, true},
+		{"a full disk when a file is renamed", &os.LinkError{Op: "rename", Err: syscall.ENOSPC}, false},
+		{"a lock that is not given", syscall.EACCES, false},
 		{"a full disk", &os.PathError{Op: "write", Err: syscall.ENOSPC}, false},
 		{"something else", errors.New("no"), false},
 	} {

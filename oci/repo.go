@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -239,14 +239,16 @@ func transient(err error) bool {
 
 // hopeless reports whether an error, though Go calls it one of the network,
 // will be the same next time: no such host, or one that does not speak TLS, or
-// whose certificate is not taken; a disk that is full.
+// whose certificate is not taken; what the system says, such as that a disk is
+// full, but not of a connection.
 func hopeless(err error) bool {
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var file *fs.PathError
+	var system syscall.Errno
+	var connection *net.OpError
 	return errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) || errors.As(err, &record) ||
-		errors.As(err, &file) || errors.Is(err, http.ErrSchemeMismatch)
+		errors.As(err, &system) && !errors.As(err, &connection) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // unseekable hides everything of a body but Read, so that it is retried in
