@@ -77,6 +77,9 @@ func (w *archiveWriter) Push(_ context.Context, d ocispec.Descriptor, r io.Reade
 	if w.blobs[string(d.Digest)] {
 		return nil
 	}
+	if err := d.Digest.Validate(); err != nil {
+		return err
+	}
 	if err := w.tw.Flush(); err != nil { // to where the next begins
 		return err
 	}
@@ -84,7 +87,7 @@ func (w *archiveWriter) Push(_ context.Context, d ocispec.Descriptor, r io.Reade
 	if err != nil {
 		return err
 	}
-	err = w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + d.Digest.Encoded(), Mode: 0o644, Size: d.Size})
+	err = w.tw.WriteHeader(&tar.Header{Name: "blobs/" + string(d.Digest.Algorithm()) + "/" + d.Digest.Encoded(), Mode: 0o644, Size: d.Size})
 	if err == nil {
 		vr := content.NewVerifyReader(r, d)
 		if _, err = io.Copy(w.tw, vr); err == nil {
@@ -183,11 +186,12 @@ func (w *archiveWriter) carry() (list []ocispec.Descriptor, err error) {
 			}
 			list = ix.Manifests
 		}
-		hex, ok := strings.CutPrefix(name, "blobs/sha256/")
-		if h.Typeflag != tar.TypeReg || !ok || strings.Contains(hex, "/") || w.blobs["sha256:"+hex] {
+		blob, ok := strings.CutPrefix(name, "blobs/")
+		algorithm, hex, in := strings.Cut(blob, "/")
+		if h.Typeflag != tar.TypeReg || !ok || !in || strings.Contains(hex, "/") || w.blobs[algorithm+":"+hex] {
 			continue
 		}
-		if err := w.tw.WriteHeader(&tar.Header{Name: "blobs/sha256/" + hex, Mode: 0o644, Size: h.Size}); err != nil {
+		if err := w.tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: h.Size}); err != nil {
 			return nil, err
 		}
 		if _, err := io.Copy(w.tw, tr); err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -45,6 +46,38 @@ func TestAnArchiveKeepsWhatHasNoTag(t *testing.T) {
 	tags, err := r.Tags(t.Context())
 	if err != nil || strings.Join(tags, " ") != "v1 v2" {
 		t.Errorf("tags %v: %v", tags, err)
+	}
+}
+
+func TestAnArchiveKeepsBlobsOfAnyAlgorithm(t *testing.T) {
+	c := testClient(t)
+	ref := reference(t, "oci-archive:"+filepath.Join(t.TempDir(), "a.tar"))
+	text := []byte("of another tool")
+	d := ocispec.Descriptor{MediaType: "text/plain", Digest: digest.SHA512.FromBytes(text), Size: int64(len(text))}
+	for range 2 {
+		r, err := c.open(t.Context(), ref, forWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.write.old == nil {
+			err = r.write.Push(t.Context(), d, bytes.NewReader(text))
+		}
+		builder{t, r}.manifest("m", nil, "v1")
+		if err := errors.Join(err, r.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := c.Open(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc, err := r.store.Fetch(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if got, err := io.ReadAll(rc); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("%q: %v", got, err)
 	}
 }
 
