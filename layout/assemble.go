@@ -65,7 +65,7 @@ type Assembled struct {
 // and every file as a whole before it gets its name. Files in the directory
 // that the index does not know are left alone.
 //
-// It holds at most 18 MiB a worker, whatever the artifact's size.
+// It holds at most 20 MiB a worker, whatever the artifact's size.
 func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fetch Fetch, o AssembleOptions) (*Assembled, error) {
 	if o.Workers <= 0 {
 		o.Workers = min(max(4, runtime.GOMAXPROCS(0)), 12)
@@ -394,8 +394,10 @@ func (a *assembly) arrived(t *target, i int) (all bool, err error) {
 		}
 	}
 	t.mu.Unlock()
-	if err := t.check(ready); err != nil {
-		return false, err
+	if ready != nil {
+		if err := t.check(ready); err != nil {
+			return false, err
+		}
 	}
 	return t.missing.Add(-1) == 0, nil
 }

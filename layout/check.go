@@ -17,7 +17,7 @@ import (
 
 // hasStates reports whether the file's windows can be checked one by one.
 func (f *File) hasStates() bool {
-	return len(f.States) == max(0, sums.Windows(f.Size)-1)
+	return int64(len(f.States)) == max(0, sums.Windows(f.Size)-1)
 }
 
 func (f *File) checker(r io.ReaderAt) *sums.Checker {
@@ -94,8 +94,12 @@ func hashFile(ctx context.Context, src *source, known *File) (out scanned, err e
 // errOther ends a check early.
 var errOther = errors.New("another file")
 
+// maxAtOnce is the most goroutines that check one file. Each holds 1 MiB, and
+// files are checked by many workers.
+const maxAtOnce = 8
+
 // isIn reports whether r has the file's bytes, by as many goroutines at once
-// as are given if its states are known. r may be longer.
+// as are given, [maxAtOnce] at most, if its states are known. r may be longer.
 func (f *File) isIn(ctx context.Context, r io.ReaderAt, workers int) (bool, error) {
 	if !f.hasStates() {
 		h := sha256.New()
@@ -112,7 +116,7 @@ func (f *File) isIn(ctx context.Context, r io.ReaderAt, workers int) (bool, erro
 		return f.checker(r).Check(windows)
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers)
+	g.SetLimit(min(workers, maxAtOnce))
 	for part := range slices.Chunk(windows, sums.Lanes) {
 		g.Go(func() error {
 			if gctx.Err() != nil {

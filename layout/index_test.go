@@ -53,7 +53,7 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 	chunk := func(size, layer, offset, length int) string {
 		return fmt.Sprintf(`{"sha256":"%s","size":%d,"layer":%d,"offset":%d,"length":%d}`+"\n", a, size, layer, offset, length)
 	}
-	head := func(files, chunks, size int) string {
+	head := func(files, chunks, size int64) string {
 		return fmt.Sprintf(`{"mpack":"index/v1","files":%d,"chunks":%d,"size":%d}`+"\n", files, chunks, size)
 	}
 	link := func(path, to string) string {
@@ -105,6 +105,7 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 		"tensors overlap":      head(1, 1, 9) + strings.Replace(strings.Replace(file("a"), `"size":1`, `"size":9`, 1), "}", `,"tensors":2}`, 1) + strings.Repeat(`{"name":"t","dtype":"U8","shape":[9],"offset":0,"size":9}`+"\n", 2) + chunk(9, 0, 0, 10),
 		"states of too few":    head(1, 1, 1) + strings.Replace(file("a"), "}", `,"states":1}`, 1) + `"` + a + `"` + "\n" + chunk(1, 0, 0, 10),
 		"negative states":      head(1, 1, 1) + strings.Replace(file("a"), "}", `,"states":-1}`, 1) + chunk(1, 0, 0, 10),
+		"negative states of 0": head(1, 0, 0) + strings.Replace(strings.Replace(file("a"), `"size":1`, `"size":0`, 1), "}", `,"states":-1}`, 1),
 		"states of a symlink":  head(1, 0, 0) + strings.Replace(link("a", "b"), "}", `,"states":1}`, 1) + `"` + a + `"` + "\n",
 		"bad state":            head(1, 1, 5<<20) + strings.Replace(file("a"), `"size":1`, `"size":5242880,"states":1`, 1) + `"` + a[:63] + `x"` + "\n",
 		"short state":          head(1, 1, 5<<20) + strings.Replace(file("a"), `"size":1`, `"size":5242880,"states":1`, 1) + `"` + a[:62] + `"` + "\n",

@@ -33,7 +33,7 @@ func (s *State) UnmarshalText(b []byte) error {
 
 // Windows returns how many windows a file of size bytes has. The states are
 // one less: before the first window it is the same for all files.
-func Windows(size int64) int { return int((size + Window - 1) / Window) }
+func Windows(size int64) int64 { return size/Window + min(1, size%Window) }
 
 // File hashes a file from its start and records its states.
 type File struct {

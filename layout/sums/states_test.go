@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -23,7 +24,7 @@ func TestStates(t *testing.T) {
 		if sum != sha256.Sum256(data[:size]) {
 			t.Fatalf("%d bytes: %x", size, sum)
 		}
-		if want := max(0, Windows(int64(size))-1); len(states) != want {
+		if want := max(0, Windows(int64(size))-1); int64(len(states)) != want {
 			t.Fatalf("%d bytes: %d states, want %d", size, len(states), want)
 		}
 		all := make([]int, Windows(int64(size)))
@@ -66,6 +67,14 @@ func TestStates(t *testing.T) {
 		c.File = bytes.NewReader(data[:size-1])
 		if _, err := c.Check(all); !errors.Is(err, io.EOF) {
 			t.Errorf("%d bytes, one missing: %v", size, err)
+		}
+	}
+}
+
+func TestWindows(t *testing.T) {
+	for size, want := range map[int64]int64{0: 0, 1: 1, Window: 1, Window + 1: 2, 2 * Window: 2, math.MaxInt64: 1 << 41} {
+		if got := Windows(size); got != want {
+			t.Errorf("%d bytes: %d windows, want %d", size, got, want)
 		}
 	}
 }

@@ -61,10 +61,13 @@ func distinct(paths iter.Seq[string], anyCase, anyForm bool) error {
 	var all []spelt
 	for p := range paths {
 		s := spelt{p, p}
+		if anyForm { // apart first: of what an accent is a letter of its own in the other case
+			s.folded = norm.NFD.String(s.folded)
+		}
 		if anyCase { // both ways, as some letters have two of the other case
 			s.folded = strings.ToLower(strings.ToUpper(s.folded))
 		}
-		if anyForm {
+		if anyForm { // again, as case may have changed the form
 			s.folded = norm.NFC.String(s.folded)
 		}
 		all = append(all, s)

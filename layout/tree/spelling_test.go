@@ -18,6 +18,7 @@ func TestNamesThatDifferBySpellingAlone(t *testing.T) {
 		{"README readme cafe\u0301 caf\u00e9", false, true, `"cafe` + "\u0301" + `" and "caf` + "\u00e9" + `"`},
 		{"caf\u00e9 cafe\u0301", true, false, ""},
 		{"CAFE\u0301 caf\u00e9", true, true, `and`},
+		{"\u1fb3 \u03b1\u0345", true, true, "and"}, // an accent that is a letter in the other case
 		{"D/a d/b", true, true, ""},
 		{"D/a d/A", true, true, `"D/a" and "d/A"`},
 		{"Data data-x data/a", true, true, `"Data" and "data/a"`},

@@ -1,0 +1,57 @@
+package frame
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// guarded returns n bytes with none that can be touched before or behind them.
+func guarded(t *testing.T, n int) []byte {
+	page := unix.Getpagesize()
+	b, err := unix.Mmap(-1, 0, n+2*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(b) })
+	for _, p := range [][]byte{b[:page], b[page+n:]} {
+		if err := unix.Mprotect(p, unix.PROT_NONE); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b[page : page+n : page+n]
+}
+
+// A byte touched outside of a buffer ends the test binary.
+func TestNothingOutsideOfABufferIsTouched(t *testing.T) {
+	size := unix.Getpagesize()
+	src, back := guarded(t, 4*size), guarded(t, 4*size)
+	rand.NewChaCha8([32]byte{4}).Read(src)
+	var p [4][]byte
+	for i := range p {
+		p[i] = guarded(t, size)
+	}
+	for n := range 200 {
+		for _, end := range []bool{false, true} { // of the buffers' pages
+			part := func(b []byte, n int) []byte {
+				if end {
+					return b[len(b)-n:]
+				}
+				return b[:n]
+			}
+			a, b, c, d := part(p[0], n), part(p[1], n), part(p[2], n), part(p[3], n)
+			split2(a, b, part(src, 2*n))
+			join2(part(back, 2*n), a, b)
+			if !bytes.Equal(part(back, 2*n), part(src, 2*n)) {
+				t.Errorf("%d elements of 2 bytes do not come back", n)
+			}
+			split4(a, b, c, d, part(src, 4*n))
+			join4(part(back, 4*n), a, b, c, d)
+			if !bytes.Equal(part(back, 4*n), part(src, 4*n)) {
+				t.Errorf("%d elements of 4 bytes do not come back", n)
+			}
+		}
+	}
+}
