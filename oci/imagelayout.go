@@ -202,6 +202,32 @@ func (l *imageLayout) list(ctx context.Context, d ocispec.Descriptor, name strin
 	})
 }
 
+// Alone calls do while no other process is in it, with the tags that others
+// have set since the layout was opened. It is for what reads a tag, and sets it
+// to something made of that.
+func (l *imageLayout) Alone(ctx context.Context, do func() error) error {
+	if err := l.hold(ctx, true); err != nil {
+		return err
+	}
+	lock, err := flock(ctx, filepath.Join(l.dir, storeLocks, "tags"), false)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	ix, err := readIndex(l.dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range ix.Manifests {
+		if name := refName(d); name != "" {
+			if err := l.Store.Tag(ctx, d, name); err != nil && !errors.Is(err, ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return do()
+}
+
 // Untag removes a tag.
 func (l *imageLayout) Untag(ctx context.Context, tag string) error {
 	if err := l.Store.Untag(ctx, tag); err != nil {

@@ -90,6 +90,52 @@ func TestATagOfAnotherProcessStays(t *testing.T) {
 	}
 }
 
+func TestWhoIsAloneSeesEveryTag(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	ref := reference(t, "oci:"+dir+":v1")
+	w, err := c.open(t.Context(), ref, forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	builder{t, w}.index("0")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const n = 8
+	var wg sync.WaitGroup
+	for range n {
+		r, err := c.Open(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			err := r.layout.Alone(t.Context(), func() error {
+				tags, err := r.Tags(t.Context())
+				if err != nil {
+					return err
+				}
+				d, err := r.store.Resolve(t.Context(), "0")
+				if err != nil {
+					return err
+				}
+				return r.layout.Tag(t.Context(), d, fmt.Sprint(len(tags)))
+			})
+			if err := errors.Join(err, r.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	r, err := c.Open(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tags, err := r.Tags(t.Context()); err != nil || len(tags) != n+1 {
+		t.Errorf("%v: %v", tags, err)
+	}
+}
+
 func TestRemovingWaitsForAPush(t *testing.T) {
 	c := testClient(t)
 	dir, tree := t.TempDir(), t.TempDir()

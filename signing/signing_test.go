@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
@@ -270,6 +271,55 @@ func TestTamperedSignature(t *testing.T) {
 	check(t, err)
 	if len(got) != 1 {
 		t.Errorf("%d signatures verify, want 1", len(got))
+	}
+}
+
+// overtaken is a target to which somebody else writes between two requests.
+type overtaken struct {
+	oras.GraphTarget
+	pushed, tagged sync.Once
+	other          struct{ pushed, tagged func() }
+}
+
+func (o *overtaken) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	err := o.GraphTarget.Push(ctx, d, r)
+	o.pushed.Do(o.other.pushed)
+	return err
+}
+
+func (o *overtaken) Tag(ctx context.Context, d ocispec.Descriptor, tag string) error {
+	err := o.GraphTarget.Tag(ctx, d, tag)
+	o.tagged.Do(o.other.tagged)
+	return err
+}
+
+func TestSignaturesWrittenAtOnceAllStay(t *testing.T) {
+	mine, public := key(t)
+	one, publicOne := key(t)
+	two, publicTwo := key(t)
+	target := memory.New()
+	s := store(t, target, "x")
+	signed := func(by string, at Subject) ocispec.Descriptor {
+		t.Helper()
+		made, err := Sign(t.Context(), at, SignOptions{Signer: signer(by)})
+		check(t, err)
+		return made[0].Manifest
+	}
+	o := &overtaken{GraphTarget: target}
+	o.other.pushed = func() { signed(one, s) } // after the tag was read
+	o.other.tagged = func() {                  // by who has not seen that it moved
+		signed(two, s)
+		m, _, _, err := legacyManifest(t.Context(), s, "sig")
+		check(t, err)
+		replaceLayers(t, s, "sig", m.Layers[0], m.Layers[2])
+	}
+	again := s
+	again.Target = o
+	signed(mine, again)
+	for _, p := range []string{public, publicOne, publicTwo} {
+		if got, err := Verify(t.Context(), s, VerifyOptions{Verifier: offline(p)}); err != nil || len(got) != 1 {
+			t.Errorf("%d signatures: %v", len(got), err)
+		}
 	}
 }
 

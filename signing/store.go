@@ -172,14 +172,50 @@ func parseLegacy(l ocispec.Descriptor, payload []byte) (oci.Signature, error) {
 	return sig, nil
 }
 
+// alone is a target that keeps others from changing its tags while do runs.
+type alone interface {
+	Alone(ctx context.Context, do func() error) error
+}
+
+// appendTries is how often a layer is added that others' writing undoes.
+const appendTries = 20
+
 // appendLegacy adds a layer to the subject's .sig or .att manifest, and moves
-// the tag. A layer for which same reports true is not added again.
-func appendLegacy(ctx context.Context, s Subject, suffix string, sig oci.Signature, same func(ocispec.Descriptor) bool) (ocispec.Descriptor, error) {
-	tag := s.attachedTag(suffix)
-	fail := func(err error) (ocispec.Descriptor, error) {
-		return ocispec.Descriptor{}, fmt.Errorf("write %s: %w", tag, err)
+// the tag. A layer for which same reports true is not added again. A registry
+// has no way to move a tag only if it is where it was, so there the layer is
+// added until it stays.
+func appendLegacy(ctx context.Context, s Subject, suffix string, sig oci.Signature, same func(ocispec.Descriptor) bool) (d ocispec.Descriptor, err error) {
+	if t, ok := s.Target.(alone); ok {
+		err = t.Alone(ctx, func() (err error) {
+			d, _, err = addLegacy(ctx, s, suffix, sig, same)
+			return err
+		})
+		return d, err
 	}
-	m, d, found, err := legacyManifest(ctx, s, suffix)
+	for range appendTries {
+		began := time.Now()
+		d, there, err := addLegacy(ctx, s, suffix, sig, same)
+		if err != nil || there {
+			return d, err
+		}
+		// Who read the tag before it was moved here will soon have moved it.
+		select {
+		case <-time.After(2 * time.Since(began)):
+		case <-ctx.Done():
+			return d, context.Cause(ctx)
+		}
+	}
+	return d, fmt.Errorf("write %s: others write it too, and what is added does not stay: try again when they are done", s.attachedTag(suffix))
+}
+
+// addLegacy is one try of appendLegacy; there reports that the layer was there
+// before, in the manifest that is returned.
+func addLegacy(ctx context.Context, s Subject, suffix string, sig oci.Signature, same func(ocispec.Descriptor) bool) (_ ocispec.Descriptor, there bool, err error) {
+	tag := s.attachedTag(suffix)
+	fail := func(err error) (ocispec.Descriptor, bool, error) {
+		return ocispec.Descriptor{}, false, fmt.Errorf("write %s: %w", tag, err)
+	}
+	m, was, found, err := legacyManifest(ctx, s, suffix)
 	if err != nil {
 		return fail(err)
 	}
@@ -199,8 +235,8 @@ func appendLegacy(ctx context.Context, s Subject, suffix string, sig oci.Signatu
 	layer.Annotations = annotations
 	if found {
 		for _, l := range m.Layers {
-			if l.Digest == layer.Digest && l.MediaType == layer.MediaType && same(l) {
-				return d, nil
+			if l.Digest == layer.Digest && l.MediaType == layer.MediaType && (maps.Equal(l.Annotations, layer.Annotations) || same(l)) {
+				return was, true, nil
 			}
 		}
 	}
@@ -232,14 +268,23 @@ func appendLegacy(ctx context.Context, s Subject, suffix string, sig oci.Signatu
 	if err := push(ctx, s.Target, m.Config, config); err != nil {
 		return fail(err)
 	}
-	d = content.NewDescriptorFromBytes(m.MediaType, raw)
-	if err := push(ctx, s.Target, d, raw); err != nil {
+	now, err := s.Target.Resolve(ctx, tag)
+	if err != nil && (found || !errors.Is(err, errdef.ErrNotFound)) {
 		return fail(err)
 	}
-	if err := s.Target.Tag(ctx, d, tag); err != nil {
+	if now.Digest != was.Digest { // others have written it meanwhile
+		return now, false, nil
+	}
+	d := content.NewDescriptorFromBytes(m.MediaType, raw)
+	if t, ok := s.Target.(registry.ReferencePusher); ok { // at once, before others do
+		err = t.PushReference(ctx, d, bytes.NewReader(raw), tag)
+	} else if err = push(ctx, s.Target, d, raw); err == nil {
+		err = s.Target.Tag(ctx, d, tag)
+	}
+	if err != nil {
 		return fail(err)
 	}
-	return d, nil
+	return d, false, nil
 }
 
 // push stores what is not there yet.
