@@ -187,6 +187,9 @@ func (s *FileStore) verify(ctx context.Context, src *os.File, f *File, verified 
 		return nil
 	}
 	same, err := f.isIn(ctx, src, runtime.GOMAXPROCS(0))
+	if err == nil && !same && len(f.States) > 0 { // whose artifact this is may lie about them, and others need the file
+		same, err = (&File{Size: f.Size, SHA256: f.SHA256}).isIn(ctx, src, 1)
+	}
 	if err == nil && !same {
 		err = fmt.Errorf("%s: %w", src.Name(), ErrCorrupt)
 	}

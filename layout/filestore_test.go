@@ -206,6 +206,24 @@ func TestWhatReplacesAWorkFileIsVerified(t *testing.T) {
 	}
 }
 
+// An artifact that lies about the states of a file has it not removed.
+func TestLyingStatesRemoveNothingFromTheStore(t *testing.T) {
+	dir, b := t.TempDir(), &blobs{}
+	write(t, dir, "large.bin", random(1, 9<<20))
+	p := pack(t, dir, layout.PackOptions{}, b)
+	o := stored(t.TempDir(), layout.LinkHard)
+	assemble(t, p, b, t.TempDir(), o)
+	p.Index.Files[0].States[1][0] ^= 1
+	out := t.TempDir()
+	if r := assemble(t, p, b, out, o); r.Damaged > 0 || r.Shared != 9<<20 {
+		t.Errorf("%+v", r)
+	}
+	same(t, dir, out)
+	if !o.Store.Has(&p.Index.Files[0]) {
+		t.Error("the store has lost a good file")
+	}
+}
+
 // A symlink in a store makes no file elsewhere.
 func TestStoreFollowsNoLinks(t *testing.T) {
 	dir, b := t.TempDir(), &blobs{}
