@@ -197,11 +197,11 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 			break
 		}
 		if len(f.bufs) == cap(f.bufs) || time.Since(began) > maxWait {
-			began = time.Now()
 			n, err := f.flush(ctx, ps[done:])
 			if done += n; err != nil {
 				return done, err
 			}
+			began = time.Now()
 		}
 	}
 	// What came before a failure is kept.
