@@ -34,6 +34,9 @@ type Options struct {
 	// other is told them.
 	CredentialHost string
 	Debug          func(format string, args ...any)
+	// Waits is called before others are waited for that push to a layout, or
+	// remove from it.
+	Waits func(dir string)
 }
 
 // Client reaches registries, layouts and archives. It is safe for concurrent use.
@@ -58,6 +61,9 @@ func NewClient(o Options) (*Client, error) {
 	}
 	if o.Debug == nil {
 		o.Debug = func(string, ...any) {}
+	}
+	if o.Waits == nil {
+		o.Waits = func(string) {}
 	}
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.MaxIdleConnsPerHost = o.Concurrency + 4

@@ -34,14 +34,15 @@ import (
 // found to be there. Who writes index.json holds locks/index.
 type imageLayout struct {
 	*oci.Store
-	dir string
+	dir   string
+	waits func(dir string) // called if others are waited for
 
 	mu   sync.Mutex
 	lock *os.File // nil: nothing was written
 }
 
-func openLayout(ctx context.Context, dir string, m mode) (_ *imageLayout, err error) {
-	l := &imageLayout{dir: dir}
+func openLayout(ctx context.Context, dir string, m mode, waits func(dir string)) (_ *imageLayout, err error) {
+	l := &imageLayout{dir: dir, waits: waits}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -101,10 +102,15 @@ func (l *imageLayout) hold(ctx context.Context, shared bool) error {
 	if isStore(l.dir) { // which keeps no layers
 		return fmt.Errorf("%s: %w by hand: it is a store that pulls share; mpack store prune removes what is old", l.dir, ErrReadOnly)
 	}
-	err := os.MkdirAll(filepath.Join(l.dir, storeLocks), 0o777)
-	if err == nil {
-		l.lock, err = flock(ctx, filepath.Join(l.dir, "lock"), shared)
+	if err := os.MkdirAll(filepath.Join(l.dir, storeLocks), 0o777); err != nil {
+		return err
 	}
+	name := filepath.Join(l.dir, "lock")
+	if busy(name, shared) {
+		l.waits(l.dir)
+	}
+	var err error
+	l.lock, err = flock(ctx, name, shared)
 	return err
 }
 

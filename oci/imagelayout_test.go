@@ -138,6 +138,8 @@ func TestWhoIsAloneSeesEveryTag(t *testing.T) {
 
 func TestRemovingWaitsForAPush(t *testing.T) {
 	c := testClient(t)
+	waits := make(chan string, 1)
+	c.opts.Waits = func(dir string) { waits <- dir }
 	dir, tree := t.TempDir(), t.TempDir()
 	parts(t, tree, 1)
 	v1, v2 := reference(t, "oci:"+dir+":v1"), reference(t, "oci:"+dir+":v2")
@@ -145,8 +147,7 @@ func TestRemovingWaitsForAPush(t *testing.T) {
 		t.Fatal(err)
 	}
 	removed := make(chan error, 1)
-	_, err := c.Push(t.Context(), v2, tree, PushOptions{Annotations: map[string]string{"n": "2"}})
-	if err != nil {
+	if _, err := c.Push(t.Context(), v2, tree, PushOptions{Annotations: map[string]string{"n": "2"}}); err != nil {
 		t.Fatal(err)
 	}
 	open, err := c.open(t.Context(), v2, forWrite)
@@ -160,7 +161,10 @@ func TestRemovingWaitsForAPush(t *testing.T) {
 	select {
 	case err := <-removed:
 		t.Errorf("removed under a push: %v", err)
-	case <-time.After(100 * time.Millisecond):
+	case got := <-waits:
+		if got != dir {
+			t.Errorf("waits for %s, not %s", got, dir)
+		}
 	}
 	if err := open.Close(); err != nil {
 		t.Fatal(err)

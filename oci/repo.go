@@ -77,7 +77,7 @@ func (c *Client) open(ctx context.Context, ref Reference, m mode) (*Repo, error)
 				return nil, fmt.Errorf("%s: %w: no OCI layout there", ref.Name(), ErrNotFound)
 			}
 		}
-		s, err := openLayout(ctx, ref.Path, m)
+		s, err := openLayout(ctx, ref.Path, m, c.opts.Waits)
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", ref.Name(), damaged(err))
 		}

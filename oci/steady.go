@@ -93,12 +93,13 @@ func (b *takenBody) Read(p []byte) (int, error) {
 	b.timer.Stop() // where it comes from has limits of its own
 	n, err := b.ReadCloser.Read(p)
 	b.ended.Store(err != nil)
-	switch {
-	case b.answered.Load():
-	case err != nil:
+	if err != nil {
 		b.timer.Reset(maxSilence + maxThinking) // the last of it is on its way
-	default:
+	} else {
 		b.timer.Reset(maxSilence)
+	}
+	if b.answered.Load() { // perhaps only just
+		b.timer.Stop()
 	}
 	return n, err
 }

@@ -404,7 +404,7 @@ type Pruned struct {
 // until no pull is under way, and pulls wait for it; those that begin while it
 // waits go first.
 func PruneStore(ctx context.Context, dir string, o PruneOptions) (*Pruned, error) {
-	if o.Waits != nil && inUse(dir) {
+	if o.Waits != nil && busy(filepath.Join(dir, "lock"), false) {
 		o.Waits()
 	}
 	var out *Pruned
@@ -415,14 +415,14 @@ func PruneStore(ctx context.Context, dir string, o PruneOptions) (*Pruned, error
 	return out, err
 }
 
-// inUse reports whether a pull holds the store in dir.
-func inUse(dir string) bool {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+// busy reports whether somebody keeps the lock of a file from being taken.
+func busy(name string, shared bool) bool {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	return errors.Is(tree.TryLock(f, false), tree.ErrBusy)
+	return errors.Is(tree.TryLock(f, shared), tree.ErrBusy)
 }
 
 func (s *Store) prune(ctx context.Context, o PruneOptions) (*Pruned, error) {

@@ -89,6 +89,9 @@ func clientOptions(c *cli.Context) (oci.Options, error) {
 		UserAgent:   "mpack/" + buildVersion(),
 
 		CredentialHost: credentialHost(c),
+		Waits: func(dir string) {
+			say(c, "waiting until no other mpack writes to %s or removes from it", dir)
+		},
 	}
 	if c.Int("concurrency") < 1 {
 		return o, usagef("--concurrency %d: want at least 1", c.Int("concurrency"))
