@@ -16,7 +16,9 @@ import (
 )
 
 func TestIndexRoundTrip(t *testing.T) {
-	p := pack(t, sample(t), layout.PackOptions{}, &blobs{})
+	dir := sample(t)
+	write(t, dir, "large.bin", random(1, 9<<20)) // has states
+	p := pack(t, dir, layout.PackOptions{}, &blobs{})
 	b, err := p.Index.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -60,8 +62,13 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 		return fmt.Sprintf(`{"path":"%s","mode":"120000","size":%d,"sha256":"%s","link":"%s"}`+"\n", path, len(to), hexOf(to), to)
 	}
 	good := head(1, 1, 1) + file("a") + chunk(1, 0, 0, 10)
-	if _, err := layout.ReadIndex(bytes.NewReader(compress(t, good)), 1<<20, layers); err != nil {
-		t.Fatalf("a good index: %v", err)
+	large := func(state string) string {
+		return head(1, 5, 5<<20) + strings.Replace(file("a"), `"size":1`, `"size":5242880,"states":1`, 1) + `"` + state + `"` + "\n" + strings.Repeat(chunk(1<<20, 0, 0, 10), 5)
+	}
+	for _, s := range []string{good, large(a)} {
+		if _, err := layout.ReadIndex(bytes.NewReader(compress(t, s)), 1<<20, layers); err != nil {
+			t.Fatalf("a good index: %v", err)
+		}
 	}
 	for name, s := range map[string]string{
 		"empty":                "",
@@ -107,8 +114,8 @@ func TestHostileIndexesAreRefused(t *testing.T) {
 		"negative states":      head(1, 1, 1) + strings.Replace(file("a"), "}", `,"states":-1}`, 1) + chunk(1, 0, 0, 10),
 		"negative states of 0": head(1, 0, 0) + strings.Replace(strings.Replace(file("a"), `"size":1`, `"size":0`, 1), "}", `,"states":-1}`, 1),
 		"states of a symlink":  head(1, 0, 0) + strings.Replace(link("a", "b"), "}", `,"states":1}`, 1) + `"` + a + `"` + "\n",
-		"bad state":            head(1, 1, 5<<20) + strings.Replace(file("a"), `"size":1`, `"size":5242880,"states":1`, 1) + `"` + a[:63] + `x"` + "\n",
-		"short state":          head(1, 1, 5<<20) + strings.Replace(file("a"), `"size":1`, `"size":5242880,"states":1`, 1) + `"` + a[:62] + `"` + "\n",
+		"bad state":            large(a[:63] + "x"),
+		"short state":          large(a[:62]),
 		"line without end":     head(1, 1, 1) + `{"path":"` + strings.Repeat("a", 2<<20),
 		"decompression bomb":   head(1, 1, 1) + strings.Repeat(strings.Repeat(" ", 1<<20-1)+"\n", 150),
 		"tensor of many dims":  head(1, 1, 1) + strings.Replace(file("a"), "}", `,"tensors":1}`, 1) + `{"shape":[` + strings.Repeat("1,", 16) + "1]}\n" + chunk(1, 0, 0, 10),
@@ -177,6 +184,8 @@ func FuzzReadIndex(f *testing.F) {
 		`{"sha256":"` + a + `","size":1,"layer":0,"offset":0,"length":10}` + "\n"))
 	f.Add([]byte(`{"mpack":"index/v1","files":2,"chunks":0,"size":0}` + "\n" + `{"path":"a","mode":"040000","size":0,"sha256":"` + hexOf("") + `"}` + "\n" +
 		`{"path":"b","mode":"120000","size":1,"sha256":"` + a + `","link":"a"}` + "\n"))
+	f.Add([]byte(`{"mpack":"index/v1","files":1,"chunks":5,"size":5242880}` + "\n" + `{"path":"a","mode":"100644","size":5242880,"sha256":"` + a + `","states":1}` + "\n" +
+		`"` + a + `"` + "\n" + strings.Repeat(`{"sha256":"`+a+`","size":1048576,"layer":1,"offset":0,"length":10}`+"\n", 5)))
 	layers := []layout.Layer{{Size: 1000}, {Size: 1 << 20}}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
