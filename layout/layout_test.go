@@ -262,6 +262,45 @@ func TestBaseIsReferencedNotStored(t *testing.T) {
 	same(t, dir, out)
 }
 
+// A tensor file that the base has is not cut again; the result is the same.
+func TestUnchangedTensorFiles(t *testing.T) {
+	dir := t.TempDir()
+	seeds := []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+	write(t, dir, "a.safetensors", safetensors(2<<20, seeds...))
+	write(t, dir, "b.safetensors", safetensors(3<<20, seeds[3:]...))
+	write(t, dir, "c.safetensors", safetensors(1<<10, 1))
+	write(t, dir, "d.jsonl", lines(1, 30000))
+	b := &blobs{}
+	old := pack(t, dir, layout.PackOptions{}, b)
+	plain := *old.Index
+	plain.Files = slices.Clone(plain.Files)
+	for i := range plain.Files {
+		plain.Files[i].States = nil
+	}
+	otherwise := *old.Index
+	otherwise.Chunks = slices.Clone(otherwise.Chunks)
+	otherwise.Chunks[1].Size--
+	otherwise.Chunks[2].Size++
+	for i, change := range []func(){
+		func() {},
+		func() { write(t, dir, "b.safetensors", safetensors(3<<20, append([]uint64{99}, seeds[4:]...)...)) },
+		func() { write(t, dir, "a.safetensors", safetensors(1<<20, 1, 2, 3)) },
+		func() { write(t, dir, "0.safetensors", safetensors(4<<20, 77)) },
+	} {
+		change()
+		want := pack(t, dir, layout.PackOptions{Base: &layout.Base{Index: &plain, Layers: old.Layers}}, b)
+		for _, base := range []*layout.Index{old.Index, &otherwise} {
+			got := pack(t, dir, layout.PackOptions{Base: &layout.Base{Index: base, Layers: old.Layers}}, b)
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%d: not what packing from the start gives", i)
+			}
+		}
+		out := t.TempDir()
+		assemble(t, want, b, out, layout.AssembleOptions{})
+		same(t, dir, out)
+	}
+}
+
 func TestSparseBaseLayersAreLeftBehind(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "model.safetensors", safetensors(2<<20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12))

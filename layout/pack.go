@@ -65,6 +65,9 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 	p := newPacker(o, o.Progress.begin(sources))
 	p.useBase(o.Base)
 	s := newStream(sources, o.Workers)
+	if o.Base != nil {
+		s.base = tensorFiles(o.Base.Index)
+	}
 	for range s.workers {
 		e, err := frame.NewEncoder(o.Level)
 		if err != nil {
@@ -253,6 +256,11 @@ func (p *packer) collect(ctx context.Context, c *raw) error {
 		size += part.n
 	}
 	e := c.known
+	if e == nil {
+		p.mu.Lock()
+		e = p.seen[c.sum]
+		p.mu.Unlock()
+	}
 	p.chunks = append(p.chunks, Chunk{SHA256: c.sum, Size: int32(size)})
 	p.places = append(p.places, e)
 	p.elements = append(p.elements, c.element)

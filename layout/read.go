@@ -51,7 +51,7 @@ type raw struct {
 	element frame.Element
 	parts   []part
 	sum     Hash          // of the bytes, known to the worker
-	known   *entry        // the chunk's entry, set by the worker
+	known   *entry        // the chunk's entry, set by the worker; nil: the base has it
 	done    chan struct{} // closed by the worker
 }
 
@@ -75,7 +75,8 @@ type stream struct {
 	bufs    sync.Pool
 	win     []byte
 
-	chunksOnly bool // files are not hashed
+	chunksOnly bool                // files are not hashed
+	base       map[string]baseFile // files that may be as they were, by path
 }
 
 // newStream returns a stream for so many workers; 0: one a CPU. Two chunks for
@@ -106,7 +107,7 @@ func (s *stream) run(ctx context.Context, p Progress, encode func(worker int, c 
 		defer close(s.chunks)
 		defer close(s.hashes)
 		defer close(s.order)
-		return s.read(ctx)
+		return s.read(ctx, p)
 	})
 	g.Go(func() error {
 		defer close(s.work)
@@ -143,14 +144,15 @@ func (s *stream) run(ctx context.Context, p Progress, encode func(worker int, c 
 	return g.Wait()
 }
 
-// sum computes the SHA-256 of chunks, as many at once as the machine can.
+// sum computes the SHA-256 of chunks, as many at once as the machine can. At
+// nil, as at the end, it waits for no more.
 func (s *stream) sum(ctx context.Context) error {
 	var batch []*raw
 	var bufs [][]byte
 	out := make([][sha256.Size]byte, sums.Lanes)
 	for more := true; more; {
 		var c *raw
-		if c, more = <-s.chunks; more {
+		if c, more = <-s.chunks; more && c != nil {
 			batch, bufs = append(batch, c), append(bufs, c.buf)
 			if len(batch) < sums.Lanes {
 				continue
@@ -159,10 +161,8 @@ func (s *stream) sum(ctx context.Context) error {
 		sums.Sum256(out, bufs)
 		for i, c := range batch {
 			c.sum = out[i]
-			select {
-			case s.work <- c:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			if err := send(ctx, s.work, c); err != nil {
+				return err
 			}
 		}
 		batch, bufs = batch[:0], bufs[:0]
@@ -182,27 +182,38 @@ func (s *stream) release(c *raw) {
 func (s *stream) emit(ctx context.Context, buf []byte, el frame.Element, parts []part) error {
 	c := &raw{buf: buf, element: el, parts: parts, done: make(chan struct{})}
 	c.owners.Store(2)
-	for _, ch := range []chan *raw{s.order, s.hashes, s.chunks} {
-		select {
-		case ch <- c:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	for _, to := range []chan *raw{s.order, s.hashes, s.chunks} {
+		if err := send(ctx, to, c); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+func send(ctx context.Context, to chan<- *raw, c *raw) error {
+	select {
+	case to <- c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 func (s *stream) buffer() []byte { return *s.bufs.Get().(*[]byte) }
 
 // read walks the sources: runs of small files together, others alone.
-func (s *stream) read(ctx context.Context) error {
+func (s *stream) read(ctx context.Context, p Progress) error {
 	for i := 0; i < len(s.sources); {
 		src := &s.sources[i]
 		if h, err := s.header(src); err != nil {
 			return err
 		} else if h != nil {
 			s.out[i].header = h
-			if err := s.tensors(ctx, i); err != nil {
+			done, err := s.unchanged(ctx, i, p)
+			if err == nil && !done {
+				err = s.tensors(ctx, i)
+			}
+			if err != nil {
 				return err
 			}
 			i++
