@@ -60,7 +60,7 @@ type steady struct{ base http.RoundTripper }
 
 func (s steady) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
-	taken := &takenBody{timer: time.AfterFunc(maxSilence, func() { cancel(errUnread) })}
+	taken := &takenBody{silence: maxSilence, timer: time.AfterFunc(maxSilence, func() { cancel(errUnread) })}
 	taken.timer.Stop() // it may wait for its turn on a connection
 	r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -84,6 +84,7 @@ func (s steady) RoundTrip(r *http.Request) (*http.Response, error) {
 // what was read is being sent.
 type takenBody struct {
 	io.ReadCloser
+	silence  time.Duration
 	timer    *time.Timer
 	answered atomic.Bool
 	ended    atomic.Bool
@@ -94,9 +95,9 @@ func (b *takenBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.ended.Store(err != nil)
 	if err != nil {
-		b.timer.Reset(maxSilence + maxThinking) // the last of it is on its way
+		b.timer.Reset(b.silence + maxThinking) // the last of it is on its way
 	} else {
-		b.timer.Reset(maxSilence)
+		b.timer.Reset(b.silence)
 	}
 	if b.answered.Load() { // perhaps only just
 		b.timer.Stop()
