@@ -266,6 +266,28 @@ func TestOnlyWhatMayPassIsRetried(t *testing.T) {
 	}
 }
 
+func TestARegistryThatDoesNotAnswerIsGivenUp(t *testing.T) {
+	thinking := maxThinking
+	maxThinking = 100 * time.Millisecond
+	defer func() { maxThinking = thinking }()
+	c := testClient(t)
+	var asked atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			asked.Add(1)
+			<-r.Context().Done()
+		}
+	}))
+	defer s.Close()
+	r, err := c.Open(t.Context(), reference(t, strings.TrimPrefix(s.URL, "http://")+"/team/model:v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Resolve(t.Context()); !errors.Is(err, errNoWord) || asked.Load() != 1 {
+		t.Errorf("asked %d times: %v", asked.Load(), err)
+	}
+}
+
 func TestAnUploadThatIsNotTakenIsBegunAgain(t *testing.T) {
 	silence := maxSilence
 	defer func() { maxSilence = silence }()

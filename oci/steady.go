@@ -2,8 +2,10 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"sync/atomic"
@@ -15,12 +17,13 @@ import (
 var maxSilence = 2 * time.Minute
 
 // maxThinking is how long a registry may take to answer when it has been sent
-// everything: it hashes a whole upload first.
-const maxThinking = 5 * time.Minute
+// everything: it hashes a whole upload first. Tests shorten it.
+var maxThinking = 5 * time.Minute
 
 var (
 	errSilent = fmt.Errorf("the registry sends no more: %w", os.ErrDeadlineExceeded)
 	errUnread = fmt.Errorf("the registry takes no more: %w", os.ErrDeadlineExceeded)
+	errNoWord = fmt.Errorf("the registry does not answer: %w", os.ErrDeadlineExceeded)
 )
 
 // steadyBody is the body of a response that ends with an error when nothing of
@@ -66,12 +69,17 @@ func (s steady) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil && r.Body != http.NoBody {
 		taken.ReadCloser, r.Body = r.Body, taken
 	}
+	began := time.Now()
 	resp, err := s.base.RoundTrip(r)
 	taken.answered.Store(true)
 	taken.timer.Stop()
 	if err != nil {
-		if context.Cause(ctx) == errUnread {
+		var timeout net.Error
+		switch {
+		case context.Cause(ctx) == errUnread:
 			err = errUnread
+		case ctx.Err() == nil && errors.As(err, &timeout) && timeout.Timeout() && time.Since(began) >= maxThinking:
+			err = errNoWord // which oras-go does not try five times more, as it does timeouts
 		}
 		cancel(nil)
 		return nil, err
