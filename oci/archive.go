@@ -224,7 +224,11 @@ func (w *archiveWriter) Close() error {
 	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int {
 		return slices.Compare([]string{refName(a), string(a.Digest)}, []string{refName(b), string(b.Digest)})
 	})
-	if err := errors.Join(w.file(ocispec.ImageIndexFile, index), w.tw.Close(), w.f.Chmod(0o644), w.f.Sync(), w.f.Close()); err != nil { // Windows does not move an open file
+	mode := fs.FileMode(0o644)
+	if w.was != nil {
+		mode = w.was.Mode().Perm()
+	}
+	if err := errors.Join(w.file(ocispec.ImageIndexFile, index), w.tw.Close(), w.f.Chmod(mode), w.f.Sync(), w.f.Close()); err != nil { // Windows does not move an open file
 		return fmt.Errorf("write %s: %w", w.path, err)
 	}
 	if now, err := os.Stat(w.path); (err == nil) != (w.was != nil) || err == nil && (!os.SameFile(now, w.was) || !now.ModTime().Equal(w.was.ModTime())) {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -46,6 +48,29 @@ func TestAnArchiveKeepsWhatHasNoTag(t *testing.T) {
 	tags, err := r.Tags(t.Context())
 	if err != nil || strings.Join(tags, " ") != "v1 v2" {
 		t.Errorf("tags %v: %v", tags, err)
+	}
+}
+
+func TestAnArchiveStaysPrivate(t *testing.T) {
+	c := testClient(t)
+	name := filepath.Join(t.TempDir(), "a.tar")
+	for _, tag := range []string{"v1", "v2"} {
+		r, err := c.open(t.Context(), reference(t, "oci-archive:"+name), forWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		builder{t, r}.manifest(tag, nil, tag)
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if tag == "v1" {
+			if err := os.Chmod(name, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if fi, err := os.Stat(name); err != nil || runtime.GOOS != "windows" && fi.Mode().Perm() != 0o600 {
+		t.Errorf("%v: %v", fi.Mode(), err)
 	}
 }
 
