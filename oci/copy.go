@@ -1,16 +1,19 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -250,6 +253,9 @@ func attached(ctx context.Context, from, to *Repo, d ocispec.Descriptor, o oras.
 		if err == nil {
 			err = graph(a)
 		}
+		if err == nil && suffix != "sbom" {
+			a, err = joined(ctx, from, to, a, tag)
+		}
 		if err == nil {
 			err = retried(func() error { return target.Tag(ctx, a, tag) })
 		}
@@ -258,6 +264,71 @@ func attached(ctx context.Context, from, to *Repo, d ocispec.Descriptor, o oras.
 		}
 	}
 	return nil
+}
+
+// joined returns what a tag of cosign's shall name at the target: the manifest
+// that was copied or, where others have signed at the target, one that lists
+// their signatures too. Otherwise the next copy to a mirror would remove what
+// the mirror's owner signed.
+func joined(ctx context.Context, from, to *Repo, copied ocispec.Descriptor, tag string) (ocispec.Descriptor, error) {
+	old, err := to.store.Resolve(ctx, tag)
+	if errors.Is(err, ErrNotFound) || err == nil && (old.Digest == copied.Digest || old.MediaType != ocispec.MediaTypeImageManifest || copied.MediaType != ocispec.MediaTypeImageManifest) {
+		return copied, nil
+	}
+	if err != nil {
+		return copied, err
+	}
+	read := func(r *Repo, d ocispec.Descriptor) (m ocispec.Manifest, err error) {
+		raw, err := r.bytes(ctx, d, maxManifest)
+		if err == nil {
+			err = json.Unmarshal(raw, &m)
+		}
+		return m, err
+	}
+	m, err := read(to, old)
+	if err != nil {
+		return copied, err
+	}
+	more, err := read(from, copied)
+	if err != nil {
+		return copied, err
+	}
+	missing := func(from, in []ocispec.Descriptor) []ocispec.Descriptor {
+		return slices.DeleteFunc(slices.Clone(from), func(d ocispec.Descriptor) bool {
+			return slices.ContainsFunc(in, func(l ocispec.Descriptor) bool {
+				return l.Digest == d.Digest && maps.Equal(l.Annotations, d.Annotations)
+			})
+		})
+	}
+	add := missing(more.Layers, m.Layers)
+	switch {
+	case len(add) == 0:
+		return old, nil
+	case len(missing(m.Layers, more.Layers)) == 0:
+		return copied, nil
+	}
+	m.Layers = append(m.Layers, add...)
+	// cosign appends with tools for images, so the config must be an image's
+	var image ocispec.Image
+	image.RootFS.Type = "layers"
+	for _, l := range m.Layers {
+		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, l.Digest)
+		image.History = append(image.History, ocispec.History{Created: &time.Time{}})
+	}
+	config, err := json.Marshal(image)
+	if err != nil {
+		return copied, err
+	}
+	m.Config = descriptor(ocispec.MediaTypeImageConfig, config)
+	if _, err := to.pushBlob(ctx, m.Config, bytes.NewReader(config), nil); err != nil {
+		return copied, err
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return copied, err
+	}
+	d := descriptor(ocispec.MediaTypeImageManifest, raw)
+	return d, to.pushManifest(ctx, d, raw)
 }
 
 // manifests lists a manifest and, of an index, those in it, each once.

@@ -1,8 +1,14 @@
 package oci
 
 import (
+	"encoding/json"
+	"errors"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func TestWhatBelongsToAnIndexIsCopiedWithIt(t *testing.T) {
@@ -67,6 +73,75 @@ func TestWhatBelongsToAnIndexIsCopiedWithIt(t *testing.T) {
 			if err != nil || bare.Referrers != 0 {
 				t.Errorf("%s to %s: %v: %v", from, to, bare, err)
 			}
+		}
+	}
+}
+
+func TestACopyKeepsTheSignaturesOfItsTarget(t *testing.T) {
+	c := testClient(t)
+	host, _ := registryFor(t)
+	from := reference(t, host+"/team/from:v1")
+	for _, name := range []string{host + "/team/to", "oci:" + t.TempDir(), "oci-archive:" + filepath.Join(t.TempDir(), "a.tar")} {
+		to := reference(t, name+":v1")
+		in := func(ref Reference, signatures ...string) {
+			t.Helper()
+			r, err := c.open(t.Context(), ref, forWrite)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := builder{t, r}
+			one := b.manifest("one", nil, "v1")
+			m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: b.put(struct{}{}, ocispec.MediaTypeImageConfig, "")}
+			m.SchemaVersion = 2
+			for _, s := range signatures {
+				m.Layers = append(m.Layers, b.put(s, "text/plain", ""))
+			}
+			b.put(m, m.MediaType, attachedTag(one, "sig"))
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		signatures := func() (all []string) {
+			t.Helper()
+			if _, err := c.Copy(t.Context(), from, to, CopyOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			r, err := c.Open(t.Context(), to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			one, err := r.Resolve(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := r.store.Resolve(t.Context(), attachedTag(one, "sig"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var m ocispec.Manifest
+			raw, err := r.bytes(t.Context(), d, maxManifest)
+			if err := errors.Join(err, json.Unmarshal(raw, &m)); err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range m.Layers {
+				raw, err := r.bytes(t.Context(), l, maxManifest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, strings.Trim(string(raw), `"`))
+			}
+			return all
+		}
+		in(from, "maker")
+		in(to, "mirror")
+		for range 2 {
+			if got := signatures(); !slices.Equal(got, []string{"mirror", "maker"}) {
+				t.Errorf("%s: %v", name, got)
+			}
+		}
+		in(from, "maker", "mirror", "auditor")
+		if got := signatures(); !slices.Equal(got, []string{"maker", "mirror", "auditor"}) {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
