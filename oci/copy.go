@@ -43,11 +43,15 @@ type readOnly struct {
 }
 
 func (r readOnly) Push(context.Context, ocispec.Descriptor, io.Reader) error {
-	return fmt.Errorf("%s: %w", r.ref.Name(), ErrReadOnly)
+	return r.ref.readOnly()
 }
 
 func (r readOnly) Tag(context.Context, ocispec.Descriptor, string) error {
-	return fmt.Errorf("%s: %w", r.ref.Name(), ErrReadOnly)
+	return r.ref.readOnly()
+}
+
+func (r Reference) readOnly() error {
+	return fmt.Errorf("%s: %w: copy it into an oci: layout or a registry first", r.Name(), ErrReadOnly)
 }
 
 // transfer makes a blob be in r that is in from: it is there already, mounted

@@ -326,13 +326,25 @@ func (l *imageLayout) free(ctx context.Context, d ocispec.Descriptor, named map[
 	return nil
 }
 
-// successors lists what a manifest that is there names.
+// successors lists what a manifest that is there is made of; what it refers to
+// as its subject is no part of it.
 func (l *imageLayout) successors(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	next, err := content.Successors(ctx, l.Store, d)
 	if errors.Is(err, ErrNotFound) { // an index need not have all members beside it
 		return nil, nil
 	}
-	return next, err
+	if err != nil || !isManifest(d) {
+		return next, err
+	}
+	raw, err := content.FetchAll(ctx, l.Store, d)
+	if err != nil {
+		return nil, err
+	}
+	var m struct{ Subject *ocispec.Descriptor }
+	if err := json.Unmarshal(raw, &m); err != nil || m.Subject == nil {
+		return next, err
+	}
+	return slices.DeleteFunc(next, func(n ocispec.Descriptor) bool { return n.Digest == m.Subject.Digest }), nil
 }
 
 // doomed returns the manifests that go with d: itself and what refers to it,

@@ -294,6 +294,32 @@ func TestWhatIsDamagedIsRemovedWhole(t *testing.T) {
 	}
 }
 
+// What a signature is about may have no tag any more, and be pulled by digest.
+func TestWhatWasSignedStaysWithoutItsSignature(t *testing.T) {
+	c := testClient(t)
+	dir := t.TempDir()
+	r, err := c.open(t.Context(), reference(t, "oci:"+dir), forWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := builder{t, r}
+	one := b.manifest("one", nil, "")
+	signature := b.manifest("signature", &one, "")
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Remove(t.Context(), reference(t, "oci:"+dir+"@"+string(signature.Digest))); err != nil {
+		t.Fatal(err)
+	}
+	ix, err := readIndex(dir)
+	if err != nil || len(ix.Manifests) != 1 || ix.Manifests[0].Digest != one.Digest {
+		t.Errorf("%v: %v", ix, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, storeBlobs)); err != nil || len(left) != 3 {
+		t.Errorf("%v: %v", left, err)
+	}
+}
+
 // A process may be killed after it has stored a signature and before that is listed.
 func TestAManifestThatIsNotListedIsPushedAgain(t *testing.T) {
 	c := testClient(t)

@@ -145,7 +145,7 @@ func (r *Repo) writer() (interface {
 	}); ok {
 		return w, nil
 	}
-	return nil, fmt.Errorf("%s: %w: copy it into an oci: layout or a registry first", r.Ref.Name(), ErrReadOnly)
+	return nil, r.Ref.readOnly()
 }
 
 // Resolve returns the descriptor of what the reference names: of the digest if
