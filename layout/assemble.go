@@ -65,7 +65,7 @@ type Assembled struct {
 // and every file as a whole before it gets its name. Files in the directory
 // that the index does not know are left alone.
 //
-// It holds at most 20 MiB a worker, whatever the artifact's size.
+// It holds at most 40 MiB and 5 MiB a worker, whatever the artifact's size.
 func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fetch Fetch, o AssembleOptions) (*Assembled, error) {
 	if o.Workers <= 0 {
 		o.Workers = min(max(4, runtime.GOMAXPROCS(0)), 12)

@@ -45,8 +45,7 @@ func HashFiles(ctx context.Context, t *tree.Tree, known *Index, p Progress) (*In
 			break
 		}
 		g.Go(func() (err error) {
-			out[i], err = hashFile(gctx, &sources[i], was[sources[i].path])
-			p.add(Delta{Files: 1, Bytes: sources[i].size})
+			out[i], err = hashFile(gctx, &sources[i], was[sources[i].path], p)
 			return err
 		})
 	}
@@ -60,21 +59,24 @@ func HashFiles(ctx context.Context, t *tree.Tree, known *Index, p Progress) (*In
 }
 
 // hashFile hashes a source, which may be as known, if that is not nil.
-func hashFile(ctx context.Context, src *source, known *File) (out scanned, err error) {
+func hashFile(ctx context.Context, src *source, known *File, p Progress) (out scanned, err error) {
 	f, err := src.open()
 	if err != nil {
 		return out, err
 	}
 	defer f.Close()
+	r := &toldReader{r: f, p: p}
 	same := false
 	if known != nil && known.Regular() && known.Size == src.size {
-		same, _ = known.isIn(ctx, f, runtime.GOMAXPROCS(0)) // an error comes again
+		if same, _ = known.isIn(ctx, r, runtime.GOMAXPROCS(0)); !same { // an error comes again
+			p.add(Delta{Bytes: -r.n.Load()})
+		}
 	}
 	if same {
 		out.sha, out.states = known.SHA256, known.States
 	} else {
 		h := sums.NewFile()
-		n, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, io.LimitReader(f, src.size)}, make([]byte, min(256<<10, src.size+1)))
+		n, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, io.NewSectionReader(r, 0, src.size)}, make([]byte, min(256<<10, src.size+1)))
 		switch {
 		case ctx.Err() != nil:
 			return out, context.Cause(ctx)
@@ -88,6 +90,7 @@ func hashFile(ctx context.Context, src *source, known *File) (out scanned, err e
 	if fi, err := f.Stat(); err == nil && fi.Size() != src.size {
 		return out, fmt.Errorf("%s: %w", src.path, tree.ErrChanged)
 	}
+	p.add(Delta{Files: 1})
 	return out, nil
 }
 

@@ -93,13 +93,28 @@ func newFetcher(a *assembly) *fetcher {
 	if err != nil {
 		panic(err) // its options are constants
 	}
+	n := a.batch()
 	return &fetcher{
 		a: a, dec: d,
 		enc:  make([]byte, frame.Bound(chunk.Max)),
-		raw:  make([]byte, sums.Lanes*chunk.Max),
-		bufs: make([][]byte, 0, sums.Lanes),
-		sums: make([][sha256.Size]byte, sums.Lanes),
+		raw:  make([]byte, n*chunk.Max),
+		bufs: make([][]byte, 0, n),
+		sums: make([][sha256.Size]byte, n),
 	}
+}
+
+// batchMemory is how many bytes of chunks wait for their hash at most, in all
+// workers together.
+const batchMemory = 40 << 20
+
+// batch returns how many chunks a worker hashes at once: only one where there
+// are too many workers, and so processors, for more to be worth the memory.
+func (a *assembly) batch() int {
+	n := min(sums.Lanes, batchMemory/chunk.Max/a.opts.Workers)
+	if n < sums.Lanes/2 {
+		return 1
+	}
+	return max(1, n)
 }
 
 // maxWait is how long what has come waits to be hashed with more: where the
