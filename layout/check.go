@@ -2,12 +2,13 @@ package layout
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -65,18 +66,15 @@ func hashFile(ctx context.Context, src *source, known *File, p Progress) (out sc
 		return out, err
 	}
 	defer f.Close()
-	r := &toldReader{r: f, p: p}
 	same := false
 	if known != nil && known.Regular() && known.Size == src.size {
-		if same, _ = known.isIn(ctx, r, runtime.GOMAXPROCS(0)); !same { // an error comes again
-			p.add(Delta{Bytes: -r.n.Load()})
-		}
+		same = known.told(ctx, f, runtime.GOMAXPROCS(0), p)
 	}
 	if same {
 		out.sha, out.states = known.SHA256, known.States
 	} else {
-		h := sums.NewFile()
-		n, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, io.NewSectionReader(r, 0, src.size)}, make([]byte, min(256<<10, src.size+1)))
+		var n int64
+		out, n, err = hashAll(ctx, &toldReader{r: f, p: p}, src.size)
 		switch {
 		case ctx.Err() != nil:
 			return out, context.Cause(ctx)
@@ -85,13 +83,54 @@ func hashFile(ctx context.Context, src *source, known *File, p Progress) (out sc
 		case n < src.size:
 			return out, readError(src, io.ErrUnexpectedEOF)
 		}
-		out.sha, out.states = h.End()
 	}
-	if fi, err := f.Stat(); err == nil && fi.Size() != src.size {
-		return out, fmt.Errorf("%s: %w", src.path, tree.ErrChanged)
+	if err := src.sized(f); err != nil {
+		return out, err
 	}
 	p.add(Delta{Files: 1})
 	return out, nil
+}
+
+// hashAll hashes the first size bytes of r, of which there are n.
+func hashAll(ctx context.Context, r io.ReaderAt, size int64) (out scanned, n int64, err error) {
+	h := sums.NewFile()
+	n, err = io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, io.NewSectionReader(r, 0, size)}, make([]byte, max(1, min(256<<10, size))))
+	out.sha, out.states = h.End()
+	return out, n, err
+}
+
+// sized makes sure that a file still has the size that it was listed with.
+func (src *source) sized(f *os.File) error {
+	if fi, err := f.Stat(); err == nil && fi.Size() != src.size {
+		return fmt.Errorf("%s: %w", src.path, tree.ErrChanged)
+	}
+	return nil
+}
+
+// toldReader tells of what is read.
+type toldReader struct {
+	r io.ReaderAt
+	p Progress
+	n atomic.Int64
+}
+
+func (r *toldReader) ReadAt(b []byte, off int64) (int, error) {
+	n, err := r.r.ReadAt(b, off)
+	r.n.Add(int64(n))
+	r.p.add(Delta{Bytes: int64(n)})
+	return n, err
+}
+
+// told is isIn, told to p. Of what cannot be read or is another file nothing
+// stays told: it is read again, when an error comes again too.
+func (f *File) told(ctx context.Context, r io.ReaderAt, workers int, p Progress) bool {
+	t := &toldReader{r: r, p: p}
+	same, err := f.isIn(ctx, t, workers)
+	if err != nil || !same {
+		p.add(Delta{Bytes: -t.n.Load()})
+		return false
+	}
+	return true
 }
 
 // errOther ends a check early.
@@ -105,11 +144,8 @@ const maxAtOnce = 8
 // as are given, [maxAtOnce] at most, if its states are known. r may be longer.
 func (f *File) isIn(ctx context.Context, r io.ReaderAt, workers int) (bool, error) {
 	if !f.hasStates() {
-		h := sha256.New()
-		if _, err := io.CopyBuffer(onlyWriter{h}, onlyReader{ctx, io.NewSectionReader(r, 0, f.Size)}, make([]byte, 256<<10)); err != nil {
-			return false, err
-		}
-		return Hash(h.Sum(nil)) == f.SHA256, nil
+		all, _, err := hashAll(ctx, r, f.Size)
+		return err == nil && all.sha == f.SHA256, err
 	}
 	windows := make([]int, max(1, sums.Windows(f.Size)))
 	for i := range windows {

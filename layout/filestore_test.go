@@ -162,17 +162,26 @@ func TestWhatAnotherPutIntoTheStoreIsVerified(t *testing.T) {
 		return b.from(p.Layers)(ctx, n, offset, length)
 	}
 	out := t.TempDir()
-	w, err := tree.NewWriter(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	if _, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, fetch, o); err == nil {
+	if err := assembleOnce(t, p, out, fetch, o); err == nil {
 		same(t, dir, out)
 	}
 	if _, err := os.Stat(filepath.Join(out, "large.bin")); err == nil {
 		same(t, dir, out)
 	}
+}
+
+// assembleOnce is assemble for what may fail.
+func assembleOnce(t *testing.T, p *layout.Packed, dir string, fetch layout.Fetch, o layout.AssembleOptions) error {
+	t.Helper()
+	w, err := tree.NewWriter(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, fetch, o)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return err
 }
 
 // What takes the place of a work file that was verified was not.
@@ -190,15 +199,8 @@ func TestWhatReplacesAWorkFileIsVerified(t *testing.T) {
 			return b.from(p.Layers)(ctx, n, offset, length)
 		}
 		out := t.TempDir()
-		w, err := tree.NewWriter(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, fetch, o); err == nil {
+		if err := assembleOnce(t, p, out, fetch, o); err == nil {
 			t.Errorf("%s: nothing was noticed", link)
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
 		}
 		if _, err := os.Stat(filepath.Join(out, "large.bin")); err == nil {
 			same(t, dir, out)

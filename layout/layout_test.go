@@ -520,13 +520,7 @@ func TestAFileThatItsChunksDoNotMakeIsRefused(t *testing.T) {
 			}
 		}
 		out := t.TempDir()
-		w, err := tree.NewWriter(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = layout.Assemble(t.Context(), p.Index, p.Layers, w, b.from(p.Layers), layout.AssembleOptions{})
-		w.Close()
-		if !errors.Is(err, layout.ErrCorrupt) {
+		if err := assembleOnce(t, p, out, b.from(p.Layers), layout.AssembleOptions{}); !errors.Is(err, layout.ErrCorrupt) {
 			t.Errorf("%d: %s: got %v", i, c.path, err)
 		}
 		if _, err := os.Stat(filepath.Join(out, c.path)); !errors.Is(err, fs.ErrNotExist) {

@@ -2,13 +2,9 @@ package layout
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"sync/atomic"
 
 	"mpack/layout/chunk"
 	"mpack/layout/sums"
-	"mpack/layout/tree"
 )
 
 // baseFile is a file of a base and its chunks, of which no other file has a part.
@@ -73,17 +69,15 @@ func (s *stream) unchanged(ctx context.Context, i int, p Progress) (bool, error)
 		return false, err
 	}
 	defer f.Close()
-	r := &toldReader{r: f, p: p}
-	same, err := b.isIn(ctx, r, s.workers)
+	same := b.told(ctx, f, s.workers, p)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
-	if err != nil || !same {
-		p.add(Delta{Bytes: -r.n.Load()}) // they are read again
+	if !same {
 		return false, nil
 	}
-	if fi, err := f.Stat(); err == nil && fi.Size() != src.size {
-		return false, fmt.Errorf("%s: %w", src.path, tree.ErrChanged)
+	if err := src.sized(f); err != nil {
+		return false, err
 	}
 	s.out[i].sha, s.out[i].states = b.SHA256, b.States
 	// The collector gets past chunks before these only if sum lets them go.
@@ -100,18 +94,4 @@ func (s *stream) unchanged(ctx context.Context, i int, p Progress) (bool, error)
 	}
 	p.add(Delta{Files: 1, Deduped: src.size})
 	return true, nil
-}
-
-// toldReader tells of what is read.
-type toldReader struct {
-	r io.ReaderAt
-	p Progress
-	n atomic.Int64
-}
-
-func (r *toldReader) ReadAt(b []byte, off int64) (int, error) {
-	n, err := r.r.ReadAt(b, off)
-	r.n.Add(int64(n))
-	r.p.add(Delta{Bytes: int64(n)})
-	return n, err
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -58,15 +57,8 @@ Examples:
 
 // indexOf returns the index of a reference or of a directory.
 func indexOf(c *cli.Context, client *oci.Client, arg string) (*layout.Index, error) {
-	if fi, err := os.Stat(arg); err == nil && fi.IsDir() {
-		t, err := tree.Walk(c.Context, arg, tree.Options{})
-		if err != nil {
-			return nil, err
-		}
-		defer t.Close()
-		p := progressOf(c, hashing)
-		defer p.Done()
-		return layout.Scan(c.Context, t, p.Func())
+	if isDirectory(arg) {
+		return readDirectory(c, arg, tree.Options{}, layout.Scan)
 	}
 	ref, err := oci.ParseReference(arg)
 	if err != nil {

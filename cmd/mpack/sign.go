@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -119,14 +120,21 @@ func fileDigests(ix *layout.Index) (files []signing.FileDigest, linked bool) {
 // strangers may have put some there, also those that its .mpackignore hides.
 // What they are likely to be may be known.
 func hashDirectory(c *cli.Context, dir string, strangers bool, known *layout.Index) (*layout.Index, error) {
-	t, err := tree.Walk(c.Context, dir, tree.Options{Strangers: strangers})
+	return readDirectory(c, dir, tree.Options{Strangers: strangers}, func(ctx context.Context, t *tree.Tree, p layout.Progress) (*layout.Index, error) {
+		return layout.HashFiles(ctx, t, known, p)
+	})
+}
+
+// readDirectory has read make the index of a directory, and shows how far it is.
+func readDirectory(c *cli.Context, dir string, o tree.Options, read func(context.Context, *tree.Tree, layout.Progress) (*layout.Index, error)) (*layout.Index, error) {
+	t, err := tree.Walk(c.Context, dir, o)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
 	p := progressOf(c, hashing)
 	defer p.Done()
-	return layout.HashFiles(c.Context, t, known, p.Func())
+	return read(c.Context, t, p.Func())
 }
 
 func signDirectory(c *cli.Context, dir string) error {
