@@ -67,6 +67,18 @@ func brokenTags(t *testing.T, deleted *[]string) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
+// proxyOf passes requests on to a registry.
+func proxyOf(t *testing.T, host string) *httputil.ReverseProxy {
+	t.Helper()
+	to, err := url.Parse("http://" + host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := httputil.NewSingleHostReverseProxy(to)
+	p.ErrorLog = log.New(io.Discard, "", 0) // of transfers that a test breaks off
+	return p
+}
+
 func TestATagThatGoesWhileVersionsAreListedIsPassedOver(t *testing.T) {
 	c := testClient(t)
 	dir := t.TempDir()
@@ -75,11 +87,7 @@ func TestATagThatGoesWhileVersionsAreListedIsPassedOver(t *testing.T) {
 	if _, err := c.Push(t.Context(), reference(t, host+"/team/model:v1"), dir, PushOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	to, err := url.Parse("http://" + host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry := httputil.NewSingleHostReverseProxy(to)
+	registry := proxyOf(t, host)
 	heads := 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -374,12 +382,7 @@ func TestACopyFromWhatFallsSilentGoesOn(t *testing.T) {
 	silence := maxSilence
 	maxSilence = 200 * time.Millisecond
 	defer func() { maxSilence = silence }()
-	to, err := url.Parse("http://" + host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry := httputil.NewSingleHostReverseProxy(to)
-	registry.ErrorLog = log.New(io.Discard, "", 0)
+	registry := proxyOf(t, host)
 	var silent atomic.Int32
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") && silent.Add(1) == 1 {
@@ -406,12 +409,7 @@ func TestAnIndexThatBreaksOffIsReadAgain(t *testing.T) {
 	if _, err := c.Push(t.Context(), reference(t, host+"/team/model:v1"), dir, PushOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	to, err := url.Parse("http://" + host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry := httputil.NewSingleHostReverseProxy(to)
-	registry.ErrorLog = log.New(io.Discard, "", 0)
+	registry := proxyOf(t, host)
 	var cut sync.Map
 	done := make(chan struct{})
 	close(done)
