@@ -83,7 +83,7 @@ type fetcher struct {
 	enc []byte
 
 	// What is decoded and not yet verified: as many chunks as are hashed at once.
-	raw  []byte
+	raw  []byte // what bufs holds lies in it
 	bufs [][]byte
 	sums [][sha256.Size]byte
 }
@@ -97,7 +97,6 @@ func newFetcher(a *assembly) *fetcher {
 	return &fetcher{
 		a: a, dec: d,
 		enc:  make([]byte, frame.Bound(chunk.Max)),
-		raw:  make([]byte, n*chunk.Max),
 		bufs: make([][]byte, 0, n),
 		sums: make([][sha256.Size]byte, n),
 	}
@@ -135,6 +134,9 @@ func (f *fetcher) layer(ctx context.Context, l int, ps []piece) error {
 	gap := int64(mergeGap)
 	if want*8 >= f.a.layers[l].Size*7 {
 		gap = f.a.layers[l].Size
+	}
+	if n := longest(ps, cap(f.bufs)); n > cap(f.raw) {
+		f.raw = make([]byte, 0, n)
 	}
 	for failed := 0; len(ps) > 0; {
 		n := run(ps, gap)
@@ -189,6 +191,19 @@ func run(ps []piece, gap int64) int {
 	return n
 }
 
+// longest returns how many raw bytes n pieces in a row have at most.
+func longest(ps []piece, n int) int {
+	var sum, most int
+	for i, p := range ps {
+		sum += int(p.Size)
+		if i >= n {
+			sum -= int(ps[i-n].Size)
+		}
+		most = max(most, sum)
+	}
+	return most
+}
+
 // pieces fetches ps with one request and returns how many were written. If the
 // source sends the whole layer all the same, it takes the rest of the layer's
 // pieces from it too.
@@ -205,7 +220,7 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 		ps, pos = all, 0
 	}
 	r := bufio.NewReaderSize(body, 256<<10)
-	f.bufs = f.bufs[:0]
+	f.raw, f.bufs = f.raw[:0], f.bufs[:0]
 	began := time.Now()
 	for i := range ps {
 		if err = f.decode(r, &ps[i], &pos); err != nil {
@@ -239,11 +254,11 @@ func (f *fetcher) decode(r *bufio.Reader, p *piece, pos *int64) error {
 		return fmt.Errorf("read chunk at %d: %w", p.Offset, err)
 	}
 	*pos = p.Offset + int64(p.Length)
-	raw := f.raw[len(f.bufs)*chunk.Max:][:p.Size]
+	raw := f.raw[len(f.raw):][:p.Size]
 	if err := f.dec.Decode(raw, enc, p.Filter); err != nil {
 		return fmt.Errorf("%w: chunk at %d: %w", ErrCorrupt, p.Offset, err)
 	}
-	f.bufs = append(f.bufs, raw)
+	f.raw, f.bufs = f.raw[:len(f.raw)+len(raw)], append(f.bufs, raw)
 	return nil
 }
 
@@ -261,7 +276,7 @@ func (f *fetcher) flush(ctx context.Context, ps []piece) (done int, err error) {
 		}
 	}
 	done = len(f.bufs)
-	f.bufs = f.bufs[:0]
+	f.raw, f.bufs = f.raw[:0], f.bufs[:0]
 	return done, nil
 }
 
