@@ -61,8 +61,10 @@ type Assembled struct {
 // are right already stay untouched; the others come from the store, if it has
 // them. Of the rest, chunks come from what was fetched before an interruption,
 // then from the old files, the seeds and other files of the store, then
-// through fetch. Every chunk is checked by its SHA-256 before it is written
-// and every file as a whole before it gets its name. Files in the directory
+// through fetch. Every file is checked as a whole before it gets its name, and
+// every chunk before it is written, by its SHA-256; but what is fetched for a
+// file of 4 MiB or more whose states are known is checked there, by the file's
+// SHA-256, and chunk by chunk only if that is wrong. Files in the directory
 // that the index does not know are left alone.
 //
 // It holds at most 40 MiB and 5 MiB a worker, whatever the artifact's size.
@@ -73,7 +75,7 @@ func Assemble(ctx context.Context, ix *Index, layers []Layer, w *tree.Writer, fe
 	a := &assembly{ix: ix, layers: layers, w: w, fetch: fetch, opts: o}
 	a.commits.SetLimit(commits)
 	a.plan()
-	for _, step := range []func(context.Context) error{a.keep, a.take, a.resume, a.seed, a.fetchAll, a.rest} {
+	for _, step := range []func(context.Context) error{a.keep, a.take, a.resume, a.seed, a.fetchAll, a.mend, a.rest} {
 		if err := step(ctx); err != nil {
 			_ = a.commits.Wait() // err is the cause, or as good as what they met
 			a.closeAll()
@@ -93,9 +95,11 @@ type assembly struct {
 
 	targets []*target // selected regular files, in stream order
 	starts  []int64   // of each chunk in the stream
+	mending bool      // what was wrong is fetched again, and every chunk verified at once
 
 	commits errgroup.Group // of files that have all their bytes
 	mu      sync.Mutex
+	wrong   []*target // that have all their bytes, of which some are wrong
 	fetched atomic.Int64
 	local   atomic.Int64
 }
@@ -322,27 +326,12 @@ func (a *assembly) resume(ctx context.Context) error {
 		if !resumed {
 			return nil
 		}
-		buf := make([]byte, chunk.Max)
-		for i := t.first; i < t.last; i++ {
-			if err := ctx.Err(); err != nil {
-				return context.Cause(ctx)
-			}
-			c := &a.ix.Chunks[i]
-			off := a.starts[i] - t.start
-			if off < 0 || off+int64(c.Size) > t.Size {
-				continue
-			}
-			if _, err := f.ReadAt(buf[:c.Size], off); err != nil {
-				break
-			}
-			if sha256.Sum256(buf[:c.Size]) == c.SHA256 {
-				if _, err := a.arrived(t, i); err != nil {
-					return fmt.Errorf("%s: %w", t.Path, err)
-				}
-				a.local.Add(int64(c.Size))
-				a.opts.Progress.add(Delta{Bytes: int64(c.Size), Deduped: int64(c.Size)})
-			}
+		there, err := a.scan(ctx, t)
+		if err != nil {
+			return err
 		}
+		a.local.Add(there)
+		a.opts.Progress.add(Delta{Bytes: there, Deduped: there})
 		if t.missing.Load() == 0 {
 			return a.complete(ctx, t)
 		}
@@ -350,11 +339,86 @@ func (a *assembly) resume(ctx context.Context) error {
 	})
 }
 
+// scan finds the chunks that are in the work file of t, and returns their raw
+// bytes.
+func (a *assembly) scan(ctx context.Context, t *target) (there int64, err error) {
+	buf := make([]byte, chunk.Max)
+	for i := t.first; i < t.last; i++ {
+		if ctx.Err() != nil {
+			return there, context.Cause(ctx)
+		}
+		c := &a.ix.Chunks[i]
+		off := a.starts[i] - t.start
+		if off < 0 || off+int64(c.Size) > t.Size {
+			continue
+		}
+		if _, err := t.f.ReadAt(buf[:c.Size], off); err != nil {
+			break
+		}
+		if sha256.Sum256(buf[:c.Size]) == c.SHA256 {
+			if _, err := a.arrived(t, i); err != nil {
+				return there, fmt.Errorf("%s: %w", t.Path, err)
+			}
+			there += int64(c.Size)
+		}
+	}
+	return there, nil
+}
+
+// mend fetches again what is wrong in files that are.
+func (a *assembly) mend(ctx context.Context) error {
+	a.mending = true
+	if err := a.named(ctx, a.wrong, func(ctx context.Context, t *target) error {
+		a.expect(t)
+		there, err := a.scan(ctx, t)
+		if err != nil {
+			return err
+		}
+		a.opts.Progress.add(Delta{Bytes: there - t.Size, Retries: 1})
+		if t.missing.Load() == 0 {
+			return a.complete(ctx, t) // its chunks are right, so the index is not
+		}
+		return nil
+	}); err != nil || len(a.wrong) == 0 {
+		return err
+	}
+	return a.fetchAll(ctx)
+}
+
+// verifiedLater reports whether a fetched chunk that belongs to the given
+// places of the stream is verified with the files there, which saves its own
+// hash.
+func (a *assembly) verifiedLater(places []int32) bool {
+	if a.mending {
+		return false
+	}
+	for _, i := range places {
+		for _, t := range a.targetsOf(int(i)) {
+			if !t.right && t.absent == nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// targetsOf returns the files that chunk number i has bytes of.
+func (a *assembly) targetsOf(i int) []*target {
+	start, end := a.starts[i], a.starts[i+1]
+	first := sort.Search(len(a.targets), func(k int) bool { return a.targets[k].start+a.targets[k].Size > start })
+	last := first
+	for last < len(a.targets) && a.targets[last].start < end {
+		last++
+	}
+	return a.targets[first:last]
+}
+
 // expect has all chunks of a file missing.
 func (a *assembly) expect(t *target) {
 	t.have = make([]bool, t.last-t.first)
 	t.missing.Store(int32(t.last - t.first))
-	if t.Size < ownRun || !t.hasStates() {
+	t.ready, t.wrong = nil, false
+	if t.Size < sums.Window || !t.hasStates() {
 		return
 	}
 	t.absent = make([]int32, sums.Windows(t.Size))
@@ -442,9 +506,7 @@ func (a *assembly) unkept(t *target, err error) {
 // to, and returns those that have all their bytes now.
 func (a *assembly) write(i int, b []byte) (full []*target, err error) {
 	start, end := a.starts[i], a.starts[i+1]
-	k := sort.Search(len(a.targets), func(k int) bool { return a.targets[k].start+a.targets[k].Size > start })
-	for ; k < len(a.targets) && a.targets[k].start < end; k++ {
-		t := a.targets[k]
+	for _, t := range a.targetsOf(i) {
 		if t.right || t.Size == 0 {
 			continue
 		}
@@ -490,18 +552,25 @@ func (a *assembly) complete(ctx context.Context, t *target) error {
 		}
 		t.f = f
 	}
-	right := t.last-t.first == 1 && a.ix.Chunks[t.first].SHA256 == t.SHA256 && int64(a.ix.Chunks[t.first].Size) == t.Size
+	right := false
 	var err error
 	switch {
-	case right:
 	case t.absent != nil:
 		err = t.check(t.ready)
 		right = !t.wrong
+	case t.last-t.first == 1 && a.ix.Chunks[t.first].SHA256 == t.SHA256 && int64(a.ix.Chunks[t.first].Size) == t.Size:
+		right = true
 	default:
 		right, err = t.isIn(ctx, t.f, 1)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.Path, err)
+	}
+	if !right && t.absent != nil && !a.mending {
+		a.mu.Lock()
+		a.wrong = append(a.wrong, t)
+		a.mu.Unlock()
+		return nil
 	}
 	if !right {
 		name := t.f.Name()

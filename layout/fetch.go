@@ -25,6 +25,7 @@ const mergeGap = 128 << 10
 type piece struct {
 	Chunk
 	places []int32 // where in the stream
+	later  bool    // it is verified with its file
 }
 
 // fetchAll gets the chunks that are nowhere on this machine.
@@ -53,7 +54,8 @@ func (a *assembly) fetchAll(ctx context.Context) error {
 		g.Go(func() error {
 			ps := make([]piece, len(mine))
 			for i, first := range mine {
-				ps[i] = piece{*chunkAt(first), w.at(int(first))}
+				places := w.at(int(first))
+				ps[i] = piece{*chunkAt(first), places, a.verifiedLater(places)}
 			}
 			var f *fetcher
 			select {
@@ -135,7 +137,7 @@ func (f *fetcher) layer(ctx context.Context, l int, ps []piece) error {
 	if want*8 >= f.a.layers[l].Size*7 {
 		gap = f.a.layers[l].Size
 	}
-	if n := longest(ps, cap(f.bufs)); n > cap(f.raw) {
+	if n := room(ps, cap(f.bufs)); n > cap(f.raw) {
 		f.raw = make([]byte, 0, n)
 	}
 	for failed := 0; len(ps) > 0; {
@@ -191,12 +193,18 @@ func run(ps []piece, gap int64) int {
 	return n
 }
 
-// longest returns how many raw bytes n pieces in a row have at most.
-func longest(ps []piece, n int) int {
-	var sum, most int
+// room returns how many raw bytes of ps wait to be verified at most, if n
+// chunks are verified at once.
+func room(ps []piece, n int) int {
+	var from, sum, most int
 	for i, p := range ps {
+		if p.later {
+			from, sum = i+1, 0
+			most = max(most, int(p.Size))
+			continue
+		}
 		sum += int(p.Size)
-		if i >= n {
+		if i-from >= n {
 			sum -= int(ps[i-n].Size)
 		}
 		most = max(most, sum)
@@ -223,10 +231,17 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 	f.raw, f.bufs = f.raw[:0], f.bufs[:0]
 	began := time.Now()
 	for i := range ps {
-		if err = f.decode(r, &ps[i], &pos); err != nil {
+		p := &ps[i]
+		if p.later {
+			n, err := f.flush(ctx, ps[done:])
+			if done += n; err != nil {
+				return done, err
+			}
+		}
+		if err = f.decode(r, p, &pos); err != nil {
 			break
 		}
-		if len(f.bufs) == cap(f.bufs) || time.Since(began) > maxWait {
+		if p.later || len(f.bufs) == cap(f.bufs) || time.Since(began) > maxWait {
 			n, err := f.flush(ctx, ps[done:])
 			if done += n; err != nil {
 				return done, err
@@ -263,12 +278,15 @@ func (f *fetcher) decode(r *bufio.Reader, p *piece, pos *int64) error {
 }
 
 // flush verifies what was decoded, which are the first of ps, writes it and
-// returns how many were written.
+// returns how many were written. What is verified later is alone.
 func (f *fetcher) flush(ctx context.Context, ps []piece) (done int, err error) {
-	sums.Sum256(f.sums, f.bufs)
+	later := len(f.bufs) > 0 && ps[0].later
+	if !later {
+		sums.Sum256(f.sums, f.bufs)
+	}
 	for i, raw := range f.bufs {
 		p := &ps[i]
-		if f.sums[i] != p.SHA256 {
+		if !later && f.sums[i] != p.SHA256 {
 			return i, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
 		}
 		if err := f.write(ctx, p, raw); err != nil {

@@ -492,6 +492,63 @@ func TestCorruptLayersAreRefused(t *testing.T) {
 	}
 }
 
+// What is verified with its file is fetched again where the file is wrong, and
+// nothing else is.
+func TestWhatArrivesBrokenIsFetchedAgain(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.bin", random(1, 70<<20))
+	write(t, dir, "b.bin", random(2, 5<<20))
+	write(t, dir, "c.txt", random(3, 3000))
+	b := &blobs{}
+	p := pack(t, dir, layout.PackOptions{}, b)
+	var total int64
+	for _, l := range p.Layers {
+		total += l.Size
+	}
+	for _, store := range []bool{false, true} {
+		var o layout.AssembleOptions
+		if store {
+			o = stored(t.TempDir(), layout.LinkAuto)
+		}
+		var mu sync.Mutex
+		var done layout.Delta
+		o.Progress = func(d layout.Delta) {
+			mu.Lock()
+			defer mu.Unlock()
+			done.Bytes += d.Bytes
+			done.Files += d.Files
+			done.Retries += d.Retries
+		}
+		fetch, broken := b.from(p.Layers), map[int]bool{}
+		b.fetched = 0
+		out := t.TempDir()
+		err := assembleOnce(t, p, out, func(ctx context.Context, n int, off, length int64) (io.ReadCloser, bool, error) {
+			rc, whole, err := fetch(ctx, n, off, length)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil && !broken[n] {
+				broken[n] = true
+				var data []byte
+				if data, err = io.ReadAll(rc); err == nil {
+					data[len(data)/2] ^= 1
+					rc = io.NopCloser(bytes.NewReader(data))
+				}
+			}
+			return rc, whole, err
+		}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, dir, out)
+		if limit := total + int64(len(p.Layers))*(2<<20); b.fetched > limit {
+			t.Errorf("store %v: fetched %d bytes, want at most %d", store, b.fetched, limit)
+		}
+		if done.Retries == 0 || done.Bytes != p.Index.Size() || done.Files != 3 {
+			t.Errorf("store %v: told %+v", store, done)
+		}
+	}
+}
+
 func TestAFileThatItsChunksDoNotMakeIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a.bin", random(1, 5<<20))

@@ -18,9 +18,9 @@ func pullCommand() *cli.Command {
 		ArgsUsage: "REF",
 		Description: `Makes DIR hold the artifact's files. Files that are right already are left
 alone; chunks that old files or --seed directories hold are taken from there;
-only the rest is fetched. Every chunk and every file is checked by its SHA-256,
-and a file gets its name only when it is complete. After an interruption the
-same command goes on where it was. Files that the artifact does not know stay.
+only the rest is fetched. Every byte is checked by SHA-256 before its file gets
+its name. After an interruption the same command goes on where it was. Files
+that the artifact does not know stay.
 
 The files are written as those of other programs are: the system brings them to
 the disk within half a minute or so. After a power cut before that, pull again:
