@@ -232,7 +232,7 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 	began := time.Now()
 	for i := range ps {
 		p := &ps[i]
-		if p.later {
+		if p.later { // it goes through alone
 			n, err := f.flush(ctx, ps[done:])
 			if done += n; err != nil {
 				return done, err

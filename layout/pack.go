@@ -27,8 +27,13 @@ const (
 	wantLayers = 1000
 )
 
-// uploads is how many finished layers may be under way at once.
-const uploads = 3
+// uploadsFor returns how many finished layers of a step may be under way at
+// once: the more, the less a push waits for a registry that brings each to its
+// disk, but their bytes are held.
+func uploadsFor(step int64) int {
+	const held = 6 * firstStep
+	return int(max(3, held/step))
+}
 
 // Base is an earlier artifact whose chunks need not be stored again.
 type Base struct {
@@ -90,7 +95,7 @@ func Pack(ctx context.Context, t *tree.Tree, o PackOptions, put Put) (*Packed, e
 // start makes put ready to be called and returns the context to work under.
 func (p *packer) start(ctx context.Context, put Put) context.Context {
 	p.putters, ctx = errgroup.WithContext(ctx)
-	p.putters.SetLimit(uploads)
+	p.putters.SetLimit(uploadsFor(p.step))
 	p.put = func(l Layer, body io.ReadSeeker) error { return put(ctx, l, body) }
 	return ctx
 }
