@@ -55,3 +55,22 @@ func TestNothingOutsideOfABufferIsTouched(t *testing.T) {
 		}
 	}
 }
+
+func TestHuffmanTouchesNothingOutsideOfABuffer(t *testing.T) {
+	var table huffTable
+	in, out := guarded(t, 2*maxBlock), guarded(t, 2*maxBlock)
+	for name, p := range literalsCases() {
+		enc := huffman(t, p)
+		for _, n := range []int{len(enc), len(enc) - 1} {
+			for _, src := range [][]byte{in[:n], in[len(in)-n:]} {
+				copy(src, enc)
+				for _, dst := range [][]byte{out[:len(p)], out[len(out)-len(p):]} {
+					err := table.decodeHuffman(dst, src)
+					if n == len(enc) && (err != nil || !bytes.Equal(dst, p)) {
+						t.Errorf("%s: other bytes, or %v", name, err)
+					}
+				}
+			}
+		}
+	}
+}
