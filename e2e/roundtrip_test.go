@@ -450,18 +450,20 @@ func TestZstdAcceptsEveryBlobOfALayout(t *testing.T) {
 func TestZstdDecodesTheVectors(t *testing.T) {
 	full(t)
 	dir := filepath.Join("..", "layout", "frame", "testdata")
-	var vectors []struct{ Name, Filter, Decoded string }
-	check(t, json.Unmarshal(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "vectors.json"))), &vectors))
-	if len(vectors) == 0 {
-		t.Fatal("no vectors")
-	}
-	for _, v := range vectors {
-		decoded := ok(t, peer(t, "zstd", "-q", "-dc", filepath.Join(dir, v.Name+".zst"))).Stdout
-		if got := fmt.Sprintf("%x", sha256.Sum256([]byte(decoded))); got != v.Decoded {
-			t.Errorf("%s: decoded to %s, want %s", v.Name, got, v.Decoded)
+	for _, frames := range []string{dir, filepath.Join(dir, "old")} {
+		var vectors []struct{ Name, Filter, Decoded string }
+		check(t, json.Unmarshal(must[[]byte](t)(os.ReadFile(filepath.Join(frames, "vectors.json"))), &vectors))
+		if len(vectors) == 0 {
+			t.Fatal("no vectors")
 		}
-		if raw := must[[]byte](t)(os.ReadFile(filepath.Join(dir, v.Name+".raw"))); v.Filter == "" && decoded != string(raw) {
-			t.Errorf("%s: decoded to other bytes than the chunk's", v.Name)
+		for _, v := range vectors {
+			decoded := ok(t, peer(t, "zstd", "-q", "-dc", filepath.Join(frames, v.Name+".zst"))).Stdout
+			if got := fmt.Sprintf("%x", sha256.Sum256([]byte(decoded))); got != v.Decoded {
+				t.Errorf("%s: decoded to %s, want %s", v.Name, got, v.Decoded)
+			}
+			if raw := must[[]byte](t)(os.ReadFile(filepath.Join(dir, v.Name+".raw"))); v.Filter == "" && decoded != string(raw) {
+				t.Errorf("%s: decoded to other bytes than the chunk's", v.Name)
+			}
 		}
 	}
 	vector := filepath.Join("..", "layout", "testdata", "vector1")

@@ -1,10 +1,6 @@
 package frame
 
-import (
-	"encoding/binary"
-
-	"github.com/klauspost/compress/huff0"
-)
+import "encoding/binary"
 
 // The parts of a zstd frame that this package writes and reads by itself;
 // section numbers are those of RFC 8878.
@@ -100,41 +96,47 @@ func rawSize(n int) int {
 	return header + blocks*blockHeader + n
 }
 
-// appendHuffman appends a frame that holds p in blocks of Huffman-coded
-// literals with no sequence (3.1.1.3.1), or raw or RLE blocks where that is
-// smaller. The blocks are of equal size, so that the last is not a tiny one.
-func appendHuffman(dst, p []byte, h *huff0.Scratch) ([]byte, error) {
+// appendHuffman appends a frame that holds p, not all bytes of it the same, in
+// blocks of Huffman-coded literals with no sequence (3.1.1.3.1), or raw or RLE
+// blocks where that is smaller. The blocks are of equal size, so that the last
+// is not a tiny one.
+//
+// The first table is made for the whole of p, and used for all blocks that it
+// suits; any other gets its own, which those after it try in turn.
+func appendHuffman(dst, p []byte, h *huffEncoder) []byte {
 	dst = appendHeader(dst, len(p))
 	blocks := (len(p) + maxBlock - 1) / maxBlock
 	size := (len(p) + blocks - 1) / blocks
-	h.Reuse = huff0.ReusePolicyNone
+	h.begin(p, size)
 	var buf [5]byte
-	for len(p) > 0 {
+	for i := range blocks {
 		b := p[:min(size, len(p))]
 		p = p[len(b):]
 		last := len(p) == 0
-		if len(b) < minHuffman {
+		switch {
+		case len(b) < minHuffman:
+			dst = append(appendBlockHeader(dst, last, rawBlock, len(b)), b...)
+			continue
+		case constant(b):
+			dst = append(appendBlockHeader(dst, last, rleBlock, len(b)), b[0])
+			continue
+		}
+		table, streams := h.block(b, i)
+		n := len(table) + len(streams)
+		// A block must shrink by 1/32, or decoding it is not worth the while.
+		if streams == nil || n >= len(b)-len(b)/32 {
 			dst = append(appendBlockHeader(dst, last, rawBlock, len(b)), b...)
 			continue
 		}
-		out, reused, err := huff0.Compress4X(b, h)
-		switch err {
-		case nil:
-			h.Reuse = huff0.ReusePolicyAllow
-			head := appendLiteralsHeader(buf[:0], reused, len(b), len(out))
-			dst = appendBlockHeader(dst, last, compressedBlock, len(head)+len(out)+1)
-			dst = append(dst, head...)
-			dst = append(dst, out...)
-			dst = append(dst, 0) // Number_of_Sequences
-		case huff0.ErrIncompressible:
-			dst = append(appendBlockHeader(dst, last, rawBlock, len(b)), b...)
-		case huff0.ErrUseRLE:
-			dst = append(appendBlockHeader(dst, last, rleBlock, len(b)), b[0])
-		default:
-			return nil, err
-		}
+		head := appendLiteralsHeader(buf[:0], len(table) == 0, len(b), n)
+		dst = appendBlockHeader(dst, last, compressedBlock, len(head)+n+1)
+		dst = append(dst, head...)
+		dst = append(dst, table...)
+		dst = append(dst, streams...)
+		dst = append(dst, 0) // Number_of_Sequences
+		h.described = true
 	}
-	return dst, nil
+	return dst
 }
 
 // appendLiteralsHeader appends the header of a literals section of four

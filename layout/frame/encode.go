@@ -15,7 +15,7 @@ import (
 type Encoder struct {
 	zstd   *zstd.Encoder // of the level
 	fast   *zstd.Encoder // for what only repeats can shrink
-	huff   huff0.Scratch // of the frame being written
+	huff   huffEncoder   // of the frame being written
 	probe  huff0.Scratch // of samples
 	planes []byte        // a filtered chunk
 	second []byte        // another encoding, to choose from
@@ -40,10 +40,8 @@ func NewEncoder(level Level) (*Encoder, error) {
 		return nil, err
 	}
 	return &Encoder{
-		zstd: z,
-		fast: fast,
-		// A block must shrink by 1/32, or decoding it is not worth the while.
-		huff:   huff0.Scratch{WantLogLess: 5},
+		zstd:   z,
+		fast:   fast,
 		sample: make([]byte, 0, sampleSize),
 	}, nil
 }
@@ -81,13 +79,12 @@ func (e *Encoder) Encode(dst, src []byte, el Element) ([]byte, Filter, error) {
 	repeats := e.repeats(src)
 	f := filterOf(el)
 	if f == None {
-		out, err := e.appendPlane(dst, src, repeats)
-		return out, None, err
+		return e.appendPlane(dst, src, repeats), None, nil
 	}
 	start := len(dst)
-	dst, err := e.appendPlanes(dst, src, f, repeats)
-	if err != nil || !repeats {
-		return dst, f, err
+	dst = e.appendPlanes(dst, src, f, repeats)
+	if !repeats {
+		return dst, f, nil
 	}
 	// Grouping bytes tears repeats of whole elements apart: see which is
 	// smaller.
@@ -115,44 +112,39 @@ func filterOf(el Element) Filter {
 }
 
 // appendPlanes appends a frame for each plane of src.
-func (e *Encoder) appendPlanes(dst, src []byte, f Filter, repeats bool) ([]byte, error) {
+func (e *Encoder) appendPlanes(dst, src []byte, f Filter, repeats bool) []byte {
 	if cap(e.planes) < len(src) {
 		e.planes = make([]byte, MaxChunk)
 	}
 	p := e.planes[:len(src)]
 	split(p, src, f)
-	n, err := len(src)/f.width(), error(nil)
+	n := len(src) / f.width()
 	for range f.width() - 1 {
-		if dst, err = e.appendPlane(dst, p[:n], repeats); err != nil {
-			return nil, err
-		}
+		dst = e.appendPlane(dst, p[:n], repeats)
 		p = p[n:]
 	}
 	return e.appendPlane(dst, p, repeats)
 }
 
 // appendPlane appends a frame that holds p in whichever way suits it.
-func (e *Encoder) appendPlane(dst, p []byte, repeats bool) ([]byte, error) {
+func (e *Encoder) appendPlane(dst, p []byte, repeats bool) []byte {
 	if constant(p) {
-		return appendRLE(dst, p[0], len(p)), nil
+		return appendRLE(dst, p[0], len(p))
 	}
 	start := len(dst)
-	var err error
 	if e.shrinks(p) {
-		if dst, err = appendHuffman(dst, p, &e.huff); err != nil {
-			return nil, fmt.Errorf("code a plane: %w", err)
-		}
+		dst = appendHuffman(dst, p, &e.huff)
 	} else {
 		dst = appendRaw(dst, p)
 	}
 	if !repeats {
-		return dst, nil
+		return dst
 	}
 	e.second = e.appendZstd(e.second[:0], p)
 	if len(e.second) < len(dst)-start {
 		dst = append(dst[:start], e.second...)
 	}
-	return dst, nil
+	return dst
 }
 
 // appendZstd appends the frame that the ordinary encoder makes of p, or raw

@@ -33,6 +33,15 @@ func TestNothingOutsideOfABufferIsTouched(t *testing.T) {
 	for i := range p {
 		p[i] = guarded(t, size)
 	}
+	// Codes of all lengths.
+	var code huffCode
+	var c counts
+	for b := range c {
+		c[b] = 1 << (b / 16)
+	}
+	if !code.make(&c) {
+		t.Fatal("no code")
+	}
 	for n := range 200 {
 		for _, end := range []bool{false, true} { // of the buffers' pages
 			part := func(b []byte, n int) []byte {
@@ -40,6 +49,13 @@ func TestNothingOutsideOfABufferIsTouched(t *testing.T) {
 					return b[len(b)-n:]
 				}
 				return b[:n]
+			}
+			streams := part(back, streamBound(n))
+			if got := code.encodeStream(streams, part(src, n)); got < n/2 || got > len(streams)-8 {
+				t.Errorf("%d bytes are coded as %d", n, got)
+			}
+			if at := unseen(&code.known, part(src, n)); at != n {
+				t.Errorf("of %d bytes the one at %d has no code", n, at)
 			}
 			a, b, c, d := part(p[0], n), part(p[1], n), part(p[2], n), part(p[3], n)
 			split2(a, b, part(src, 2*n))
