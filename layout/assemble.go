@@ -367,8 +367,11 @@ func (a *assembly) scan(ctx context.Context, t *target) (there int64, err error)
 
 // mend fetches again what is wrong in files that are.
 func (a *assembly) mend(ctx context.Context) error {
+	if len(a.wrong) == 0 {
+		return nil
+	}
 	a.mending = true
-	if err := a.named(ctx, a.wrong, func(ctx context.Context, t *target) error {
+	err := a.named(ctx, a.wrong, func(ctx context.Context, t *target) error {
 		a.expect(t)
 		there, err := a.scan(ctx, t)
 		if err != nil {
@@ -379,7 +382,8 @@ func (a *assembly) mend(ctx context.Context) error {
 			return a.complete(ctx, t) // its chunks are right, so the index is not
 		}
 		return nil
-	}); err != nil || len(a.wrong) == 0 {
+	})
+	if err != nil {
 		return err
 	}
 	return a.fetchAll(ctx)

@@ -198,16 +198,14 @@ func run(ps []piece, gap int64) int {
 func room(ps []piece, n int) int {
 	var from, sum, most int
 	for i, p := range ps {
-		if p.later {
-			from, sum = i+1, 0
-			most = max(most, int(p.Size))
-			continue
-		}
 		sum += int(p.Size)
 		if i-from >= n {
 			sum -= int(ps[i-n].Size)
 		}
 		most = max(most, sum)
+		if p.later {
+			from, sum = i+1, 0
+		}
 	}
 	return most
 }
@@ -232,12 +230,6 @@ func (f *fetcher) pieces(ctx context.Context, l int, ps, all []piece) (done int,
 	began := time.Now()
 	for i := range ps {
 		p := &ps[i]
-		if p.later { // it goes through alone
-			n, err := f.flush(ctx, ps[done:])
-			if done += n; err != nil {
-				return done, err
-			}
-		}
 		if err = f.decode(r, p, &pos); err != nil {
 			break
 		}
@@ -278,15 +270,16 @@ func (f *fetcher) decode(r *bufio.Reader, p *piece, pos *int64) error {
 }
 
 // flush verifies what was decoded, which are the first of ps, writes it and
-// returns how many were written. What is verified later is alone.
+// returns how many were written. Only the last may be verified later.
 func (f *fetcher) flush(ctx context.Context, ps []piece) (done int, err error) {
-	later := len(f.bufs) > 0 && ps[0].later
-	if !later {
-		sums.Sum256(f.sums, f.bufs)
+	hashed := f.bufs
+	if n := len(hashed); n > 0 && ps[n-1].later {
+		hashed = hashed[:n-1]
 	}
+	sums.Sum256(f.sums, hashed)
 	for i, raw := range f.bufs {
 		p := &ps[i]
-		if !later && f.sums[i] != p.SHA256 {
+		if i < len(hashed) && f.sums[i] != p.SHA256 {
 			return i, fmt.Errorf("%w: chunk at %d has another SHA-256", ErrCorrupt, p.Offset)
 		}
 		if err := f.write(ctx, p, raw); err != nil {
